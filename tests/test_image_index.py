@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import CORE, drawing, open_tiny, save_drawings
+from small_models import CLIP, CORE, drawing, open_tiny, save_drawings
 
 from perception_encoder import AutoModel, FewShotClassifier, ImageIndex
 from perception_encoder.errors import (
+    ImagesMissingError,
     IndexMismatchError,
     IndexNotFoundError,
     QueryError,
@@ -326,3 +327,26 @@ def test_a_closed_index_opens_its_model_again(index):
     with ImageIndex(index.path, given) as other:
         assert other.model is given
     assert given.embed_text("a cat").shape == (1, 192)  # not closed: it was given open
+
+
+def test_the_model_of_an_index_is_changed(tmp_path: Path) -> None:
+    files = save_drawings(tmp_path, 3)
+    first, second = open_tiny(), open_tiny(CLIP)
+    index = ImageIndex(tmp_path / "t.lance", model=first)
+    index.add(str(tmp_path))
+    reader = ImageIndex(tmp_path / "t.lance", model=first)
+    report = index.reembed(second, show_progress=False)
+    assert (report.counts["embedded"], report.num_images, report.num_left) == (3, 3, 0)
+    assert repr(report).startswith("<ReembedReport: 3 embedded; 3 images, 0 left out;")
+    assert index.model is second
+    assert index.search(files[1], k=1)[0].uri == str(files[1])
+    assert reader.search(files[1], k=1)[0].uri == str(files[1])  # the version that it opened
+    with pytest.raises(IndexMismatchError, match="open it again"):
+        reader.refresh()
+    assert index.reembed(second).counts == {}
+    files[0].unlink()
+    with pytest.raises(ImagesMissingError, match="leave_missing"):
+        index.reembed(first)
+    left = index.reembed(first, leave_missing=tmp_path / "left.jsonl")
+    assert (left.num_left, len(index)) == (1, 2)
+    assert str(files[0]) in (tmp_path / "left.jsonl").read_text()

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from perception_encoder.analysis.classifiers import (
@@ -51,6 +52,7 @@ from perception_encoder.results import (
     AddReport,
     ClassifiedImage,
     ClassifiedImages,
+    ReembedReport,
     RefreshReport,
     SearchHits,
     thumbnails_html,
@@ -83,7 +85,7 @@ from perception_encoder.search.reranking import (
     check_reranking,
     rerank_search,
 )
-from perception_encoder.search.upkeep import prepare_for_search, remove_rows
+from perception_encoder.search.upkeep import finish_reembedding, prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.index_map import WrittenMap
     from perception_encoder.analysis.ranked_images import Keep
     from perception_encoder.index.exchange import Layout
-    from perception_encoder.indexing import Run
+    from perception_encoder.indexing import Reembedding, Run
     from perception_encoder.preprocess.crops import CropInput
     from perception_encoder.types import BackendName, ColorFormat, Precision, PreprocessName
 
@@ -458,6 +460,78 @@ class ImageIndex:
             progress.num_changed,
             failed,
             progress.notes(),
+            time.monotonic() - started,
+        )
+
+    def reembed(
+        self,
+        model: str | os.PathLike[str] | EmbeddingModel,
+        *,
+        leave_missing: str | os.PathLike[str] | None = None,
+        preprocess: PreprocessName | None = None,
+        wait: bool = False,
+        batch_size: int = 32,
+        show_progress: bool | None = None,
+    ) -> ReembedReport:
+        """Change the model of the index: open its images again, and embed them by another model.
+
+        Metadata, tiles, segments of videos and saved searches stay. Other objects and programs find
+        the old embeddings until all new ones are there, and this object has the new model then. An
+        interrupted call goes on with the next one.
+
+        Args:
+            model: a name as for `AutoModel`, or an open model.
+            leave_missing: leave out images that cannot be read any more, and list them in this file
+                as JSON lines; None ends with the index as it was.
+            preprocess: of a model given by name; None takes the index's.
+            wait: for another process that is writing to the index to end.
+            batch_size: images computed at once.
+            show_progress: draw a progress bar; None draws one on a terminal and in a notebook.
+
+        Raises:
+            ImagesMissingError: images cannot be read any more; the index is as before.
+            IndexMismatchError: an interrupted change to another model is not finished.
+            IndexBusyError: another process is writing to the index, or did so meanwhile.
+            IndexStorageError: the index cannot be written, or the disk cannot hold the old and the
+                new embeddings at once.
+            UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+                `AutoModel.from_pretrained`.
+        """
+        from perception_encoder.indexing import Reembedding, ReembedOptions
+
+        is_own = not isinstance(model, EmbeddingModel)
+        opened = (
+            model
+            if isinstance(model, EmbeddingModel)
+            else AutoModel.from_pretrained(
+                os.fspath(model),
+                device=self._options.device,
+                backend=self._options.backend,
+                precision=self._options.precision,
+                preprocess=preprocess or self._index.identity.preprocess,
+            )
+        )
+        file = None if leave_missing is None else Path(leave_missing).expanduser()
+        work = Reembedding(self._index, opened, ReembedOptions(batch_size, wait, file))
+        started = time.monotonic()
+        failed = [one for one in _shown(work, show_progress) if one.status == "failed"]
+        result, notes = work.result, list[str]()
+        if result is not None:
+            self.close()
+            with self._lock:
+                self._model, self._name, self._is_own = opened, None, is_own
+                self._preprocess = None
+                self._index = Index.open(self.path)
+            notes = finish_reembedding(self._index, opened, num_rows=result.num_rows)
+        elif is_own:
+            opened.close()
+        return ReembedReport(
+            Counter(work.progress.counts),
+            len(self),
+            0 if result is None else result.num_left,
+            0 if result is None else result.num_changed,
+            failed,
+            notes,
             time.monotonic() - started,
         )
 
@@ -952,7 +1026,7 @@ def _search_options(
     )
 
 
-def _shown(run: Run, show_progress: bool | None) -> Iterator[Outcome]:
+def _shown(run: Run | Reembedding, show_progress: bool | None) -> Iterator[Outcome]:
     """Do a run and draw its progress."""
     from tqdm.auto import tqdm  # a widget in notebooks, else a line on stderr
 

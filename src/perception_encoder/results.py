@@ -132,6 +132,40 @@ class RefreshReport:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
+@dataclass(frozen=True)
+class ReembedReport:
+    """What `ImageIndex.reembed` did.
+
+    Attributes:
+        counts: images and videos by what became of them: "embedded", "reused" (a copy), "skipped"
+            (embedded by an interrupted call), "failed". Empty if the index had the model already.
+        num_images: of the index now.
+        num_left: images that cannot be read any more and were left out.
+        num_changed: images that have changed since they were indexed; they are embedded as they are
+            now, and the next `add` of their folder reads their metadata again.
+        failed: the images that could not be read, with `uri`, `reason` and `message`.
+        notes: saved searches whose query the new model cannot embed.
+        seconds: the time it took.
+    """
+
+    counts: Mapping[str, int]
+    num_images: int
+    num_left: int = 0
+    num_changed: int = 0
+    failed: Sequence[Outcome] = ()
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
+        lines = [
+            f"<ReembedReport: {listed or 'nothing to do'}; {self.num_images:,} images, "
+            f"{self.num_left:,} left out; {self.seconds:.1f} s>"
+        ]
+        lines += [f"  {one.message}" for one in self.failed[:_SHOWN_FAILURES]]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
 _T = TypeVar("_T", bound=SearchResult | ClassifiedImage)
 
 

@@ -50,6 +50,17 @@ def test_the_model_of_an_index_is_changed_and_changed_back(root: Path, index: st
     assert scores[0] == scores[1]
 
 
+def test_saved_searches_are_embedded_again_or_named(root: Path, index: str) -> None:
+    for name, query in (("by image", "in/drawing2.png"), ("by text", "a cat")):
+        pe_ending("search", query, "--save", name, "--index", index, folder=root)
+    done = pe_ending("index", "--reembed", "tiny", "--index", index, folder=root)
+    assert "the saved search 'by text' has no embedding of this model" in done.stderr
+    assert "by image" not in done.stderr
+    # No model is given, and the one that the index names is in no folder that is known.
+    found = pe_ending("searches", "run", "by image", "--paths", "--index", index, folder=root)
+    assert found.stdout.splitlines()[0].endswith("drawing2.png")
+
+
 def test_the_present_model_has_nothing_to_do(root: Path, index: str) -> None:
     done = pe_ending("index", "--reembed", "pe-nano", "--index", index, folder=root)
     assert "has embeddings of pe-nano already; nothing to do" in done.stderr

@@ -7,12 +7,18 @@ import boto3
 import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
-from small_models import open_tiny, save_drawings
+from small_models import CLIP, open_tiny, save_drawings
 
-from perception_encoder.errors import IndexNotFoundError, QueryError
+from perception_encoder.errors import (
+    ImagesMissingError,
+    IndexBusyError,
+    IndexNotFoundError,
+    QueryError,
+)
 from perception_encoder.index import Index, OutcomeLog, Row
 from perception_encoder.index.full_text import TextQuery
-from perception_encoder.indexing import Run, RunOptions
+from perception_encoder.index.model_change import find_staged
+from perception_encoder.indexing import Reembedding, Run, RunOptions
 from perception_encoder.search.saved import SavedSearch, now_iso
 from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.sources import SourceOptions, open_sources
@@ -104,3 +110,36 @@ def test_searches_are_saved_in_a_bucket(bucket: str) -> None:
     assert [one.name for one in SavedSearches(index.path).load()] == ["Cats", "dogs"]
     with pytest.raises(QueryError, match="has no saved search 'birds'"):
         searches.remove("birds")
+
+
+def test_the_model_of_an_index_in_a_bucket_is_changed(bucket: str, tmp_path: Path) -> None:
+    files, path = save_drawings(tmp_path, 4), f"{bucket}/t.lance"
+    first, second = open_tiny(), open_tiny(CLIP)
+    index = Index.open_or_create(path, first.identity)
+    list(Run(first, index, open_sources([str(tmp_path)], SourceOptions())).outcomes())
+    SavedSearches(path).save(SavedSearch("reds", text="red", saved_at=now_iso()))
+    rows = list(index.rows())
+    kept = files[0].rename(tmp_path / "kept")
+    with pytest.raises(ImagesMissingError, match="1 of 4 images"):
+        list(Reembedding(index, second).outcomes())
+    assert Index.open(path).identity == first.identity
+    kept.rename(files[0])
+    work = Reembedding(Index.open(path), second)
+    assert [outcome.status for outcome in work.outcomes()].count("embedded") == 1
+    changed = Index.open(path)
+    assert (changed.identity, list(changed.rows())) == (second.identity, rows)
+    (hit,) = changed.search(second.embed_image(files[2]), k=1)[0]
+    assert hit.uri == str(files[2])
+    assert len(changed.rank_text(TextQuery.parse("png"), limit=9)) == 4
+    assert find_staged(path) is None
+    assert [one.name for one in SavedSearches(path).load()] == ["reds"]
+    # Two changes at once, as a bucket has no lock: one of them is refused.
+    other = Reembedding(Index.open(path), first, on_commit=lambda *_: _touch(path))
+    with pytest.raises(IndexBusyError, match="meanwhile"):
+        list(other.outcomes())
+    assert Index.open(path).identity == second.identity
+
+
+def _touch(path: str) -> None:
+    index = Index.open(path)
+    index.append([Row("new")], np.eye(1, index.identity.embed_dim, dtype=np.float32))

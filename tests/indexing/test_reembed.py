@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
+import fsspec
 import lance
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.video import VideoDecoder
 
-NUM_ROWS = 4 + 1 + 3 + 3 + 3 + 2  # and the segments of a video
+NUM_ROWS = 4 + 1 + 3 + 3 + 3 + 2 + 1  # and the segments of a video
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def other() -> EmbeddingModel:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images as files, as a copy, in archives, in a table, named by a table, and a video."""
+    """Images as files, as a copy, in archives, in a table, named by one, in a bucket; a video."""
     folder = tmp_path_factory.mktemp("source")
     files = save_drawings(folder, 4)
     shutil.copy(files[0], folder / "copy.png")
@@ -63,6 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         drawing(seed).save(folder / "named" / f"{seed}.png")
     lines = ["path,rating", *(f"named/{seed}.png,{seed}" for seed in (40, 41))]
     (folder / "names.csv").write_text("\n".join(lines))
+    fsspec.filesystem("memory").pipe(f"/{folder.name}/50.png", _png(50))
     write_clip(folder / "clip.mp4", SCENES[:3], 1.5)
     return folder
 
@@ -87,7 +89,8 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def fill(path: Path, model: EmbeddingModel, source: Path, tiles: TileGrid | None = None) -> None:
     names = ["names.csv", ".", "shard.tar", "shard.tar.gz", "table.parquet"]
-    sources = open_sources([str(source / name) for name in names], SourceOptions(videos=True))
+    paths = [*(str(source / name) for name in names), f"memory://{source.name}"]
+    sources = open_sources(paths, SourceOptions(videos=True))
     index = Index.open_or_create(path, model.identity)
     list(Run(model, index, sources, RunOptions(batch_size=3, tiles=tiles)).outcomes())
 

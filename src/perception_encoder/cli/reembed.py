@@ -31,7 +31,7 @@ def reembed_index(
     """
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
-    from perception_encoder.search.upkeep import prepare_for_search
+    from perception_encoder.search.upkeep import finish_reembedding
 
     path, before, started = index.path, index.identity, time.monotonic()
     reembedding = _run(index, model, options)
@@ -43,8 +43,9 @@ def reembed_index(
         return
     new = Index.open(path)
     with show_steps(f"preparing {path} for searches; Ctrl-C skips this"):
-        # Programs that have it open still read the version before.
-        prepare_for_search(new, model, num_changed=result.num_rows, older_than=None)
+        notes = finish_reembedding(new, model, num_rows=result.num_rows)
+    for note in notes:
+        say(f"pe: {note}")
     counts = reembedding.progress.counts
     if as_json:
         write_json(
@@ -85,8 +86,8 @@ def reembed_index(
             "out; `pe index FOLDER` makes new ones"
         )
     say(
-        f"pe: the old embeddings are kept as an older version until: "
-        f"pe optimize --index {shlex.quote(path)}"
+        "pe: the old embeddings are kept as an older version for programs that still read them; to "
+        f"free their space: pe optimize --keep-days 0 --index {shlex.quote(path)}"
     )
 
 

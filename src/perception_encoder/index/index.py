@@ -36,6 +36,7 @@ from perception_encoder.index.schema import (
     add_fields,
     describe_mismatch,
     describe_replacement,
+    earlier_models_of,
     find_private_columns,
     identity_of,
     index_schema,
@@ -319,6 +320,11 @@ class Index:
         with journaled_commit(dataset, self.path):
             dataset.update_schema_metadata(dict(choice.fields()))
         self._adopt(dataset)
+
+    @property
+    def earlier_models(self) -> list[ModelIdentity]:
+        """The models that it had before `pe index --reembed` changed them, the latest one last."""
+        return earlier_models_of(self._snapshot.schema)
 
     @property
     def tiles(self) -> TileGrid | None:

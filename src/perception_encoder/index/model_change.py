@@ -23,7 +23,7 @@ from perception_encoder.index.commits import journaled_commit, open_latest
 from perception_encoder.index.full_text import create_full_text, update_full_text
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import DigestMap, digests_of_column
-from perception_encoder.index.schema import TEXT, VECTOR, index_schema
+from perception_encoder.index.schema import TEXT, VECTOR, with_model
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors
 from perception_encoder.index.tiles import TILE_OF
 from perception_encoder.types import ModelIdentity
@@ -38,9 +38,6 @@ _ID_ROWS: Final = 16384
 _ROW_BYTES: Final = 200  # of a staged row, without its vector
 _OF_CONTENT: Final = ("width", "height", "sha256")
 """Columns that say which content the vector is of: they change with it."""
-_MODEL_KEYS: Final = ("model_id", "fingerprint", "preprocess", "embed_dim", "version")
-_PREFIX: Final = "perception_encoder."
-_OF_OLD_MODEL: Final = ("background.npz",)
 
 
 def staging_path(path: str) -> str:
@@ -194,7 +191,7 @@ def commit_vectors(
     dataset = open_latest(path)
     if not index.is_latest(dataset):
         raise _changed_meanwhile(path)
-    schema = _with_model(dataset.schema, index, staged.identity)
+    schema = with_model(dataset.schema, staged.identity, index.vector_dtype, path)
     rewriting = _Rewriting(dataset, staged, schema, report)
     with storage_errors(path):
         reader = pa.RecordBatchReader.from_batches(schema, rewriting.batches())
@@ -210,6 +207,7 @@ def commit_vectors(
                 raise _changed_meanwhile(path) from err
             dataset.checkout_latest()  # type: ignore[no-untyped-call]
     complete_change(path)
+    _drop_caches(path)
     return rewriting.counts()
 
 
@@ -225,10 +223,14 @@ def complete_change(path: str) -> None:
             create_full_text(dataset, path)  # at once, so that texts are searched again
             dataset.checkout_latest()  # type: ignore[no-untyped-call]
         update_full_text(dataset, is_thorough=False)
+
+
+def _drop_caches(path: str) -> None:
+    """Delete what belongs to the model of before; a program that uses it goes on with its copy."""
     if not is_remote(path):
-        for name in _OF_OLD_MODEL:
-            with suppress(OSError):
-                os.remove(sidecar_path(path, name))
+        shutil.rmtree(sidecar_path(path, "searcher"), ignore_errors=True)
+        with suppress(OSError):
+            os.remove(sidecar_path(path, "background.npz"))
 
 
 class _Rewriting:
@@ -287,19 +289,6 @@ class _Rewriting:
     def counts(self) -> NewVectors:
         """Return the counts, once all batches were read."""
         return NewVectors(self._num_rows, self._num_left, self._num_changed, self._num_tiles_left)
-
-
-def _with_model(schema: pa.Schema, index: Index, identity: ModelIdentity) -> pa.Schema:
-    """Return a schema with the vectors and the name of another model."""
-    new = index_schema(identity, index.vector_dtype)
-    named = {
-        key: value
-        for key, value in (new.metadata or {}).items()
-        if key.decode().removeprefix(_PREFIX) in _MODEL_KEYS
-    }
-    place = schema.get_field_index(VECTOR)
-    changed = schema.set(place, new.field(VECTOR))
-    return changed.with_metadata((schema.metadata or {}) | named)
 
 
 def _changed_meanwhile(path: str) -> IndexBusyError:

@@ -6,11 +6,13 @@ vector. A change of the format increases `FORMAT` and migrates old indexes.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
@@ -56,6 +58,8 @@ _PREFIX: Final = "perception_encoder."
 _READS_METADATA: Final = f"{_PREFIX}reads_metadata"
 _SOURCE_COLUMNS: Final = f"{_PREFIX}source_columns"
 _TILES: Final = f"{_PREFIX}tiles"
+_EARLIER_MODELS: Final = f"{_PREFIX}earlier_models"
+_MAX_EARLIER: Final = 20
 
 
 def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
@@ -128,6 +132,27 @@ class MetadataChoice(NamedTuple):
         """Whether an index remembers just this."""
         stored = schema.metadata or {}
         return all(stored.get(k.encode()) == v.encode() for k, v in self.fields().items())
+
+
+def with_model(
+    schema: pa.Schema, identity: ModelIdentity, vector_dtype: VectorDtype, path: str
+) -> pa.Schema:
+    """Return the schema of an index for the vectors of another model, and remember the former."""
+    new = index_schema(identity, vector_dtype)
+    names = [f"{_PREFIX}{name}".encode() for name in (*ModelIdentity.__annotations__, "version")]
+    earlier = [*earlier_models_of(schema), identity_of(schema, path)][-_MAX_EARLIER:]
+    changed = schema.set(schema.get_field_index(VECTOR), new.field(VECTOR))
+    return changed.with_metadata(
+        (schema.metadata or {})
+        | {name: new.metadata[name] for name in names}
+        | {_EARLIER_MODELS: json.dumps([asdict(one) for one in earlier])}
+    )
+
+
+def earlier_models_of(schema: pa.Schema) -> list[ModelIdentity]:
+    """Return the models that an index had before it was re-embedded, the latest one last."""
+    stored = (schema.metadata or {}).get(_EARLIER_MODELS.encode())
+    return [] if stored is None else [ModelIdentity(**one) for one in json.loads(stored)]
 
 
 def tiles_of(schema: pa.Schema) -> TileGrid | None:

@@ -125,6 +125,21 @@ class SavedSearches:
 
         self._store.put(note)
 
+    def renew(self, search: SavedSearch, query: Query, identity: ModelIdentity) -> None:
+        """Store the embedding of a search's query by another model, unless it was changed since.
+
+        Raises:
+            IndexBusyError, IndexStorageError: the searches cannot be written.
+        """
+
+        def change(stored: Sequence[SavedSearch]) -> SavedSearch | None:
+            found = next((one for one in stored if one.name == search.name), None)
+            if found is None or found.saved_at != search.saved_at:
+                return None
+            return found.with_embedding(query, identity)
+
+        self._store.put(change)
+
 
 class _Store(Protocol):
     """Where the searches are."""

@@ -8,12 +8,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import (
+    ImageError,
     IndexBusyError,
+    QueryError,
     TokenizerNotFoundError,
     UnsupportedOperationError,
 )
 from perception_encoder.index import Index, write_lock
 from perception_encoder.search.calibration import update_calibration
+from perception_encoder.search.queries import read_queries
+from perception_encoder.search.saved_store import SavedSearches
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -21,6 +25,12 @@ if TYPE_CHECKING:
 VERSIONS_KEPT: Final = datetime.timedelta(days=1)
 """Older versions of an index are removed when it is optimized."""
 
+_NOT_EMBEDDED: Final = (
+    ImageError,
+    QueryError,
+    TokenizerNotFoundError,
+    UnsupportedOperationError,
+)
 _AT_ONCE: Final = 1000  # rows removed in one commit
 
 
@@ -56,6 +66,36 @@ def prepare_for_search(
     elif index.needs_full_text():
         with suppress(IndexBusyError):  # the other process will do it
             index.update_full_text()
+
+
+def finish_reembedding(index: Index, model: EmbeddingModel, *, num_rows: int) -> list[str]:
+    """Do what follows a change of the index's model: for saved searches, labels and the searcher.
+
+    Older versions stay, as programs that have the index open still read the one before.
+
+    Args:
+        index: opened after the change.
+        model: the new model.
+        num_rows: how many rows have a new embedding.
+
+    Returns:
+        Notes on saved searches whose query cannot be embedded by the new model.
+
+    Raises:
+        IndexBusyError, IndexStorageError: as `prepare_for_search`.
+    """
+    notes, searches = list[str](), SavedSearches(index.path)
+    for search in searches.load():
+        if not search.terms or search.embedded(index.identity) is not None:
+            continue
+        try:
+            (query,) = read_queries(index, [search.terms], lambda: model)
+        except _NOT_EMBEDDED as err:
+            notes.append(f"the saved search {search.name!r} has no embedding of this model: {err}")
+        else:
+            searches.renew(search, query, index.identity)
+    prepare_for_search(index, model, num_changed=num_rows, older_than=None)
+    return notes
 
 
 def remove_rows(index: Index, ids: Iterable[str], where: str | None = None) -> int:

@@ -155,6 +155,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         max_bytes=settings.models.max_bytes,
         aliases=settings.models.aliases,
     )
+    indexes.on_model = served_models.add
     metrics.watch(served_models)
     pools = Pools.make(settings.queue.timeout_seconds)
     thumbnails = Thumbnails(

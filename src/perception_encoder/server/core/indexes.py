@@ -14,7 +14,12 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.errors import ImageIndexError, IndexNotFoundError, QueryError
+from perception_encoder.errors import (
+    ImageIndexError,
+    IndexMismatchError,
+    IndexNotFoundError,
+    QueryError,
+)
 from perception_encoder.index import Index, Row
 from perception_encoder.index.full_text import TextQuery
 from perception_encoder.index.nearest import ROW_ID
@@ -63,7 +68,11 @@ _ListingKey: TypeAlias = tuple[tuple[int, str], Listing]
 
 
 class ServedIndex:
-    """One index, shared by all requests. Methods may be called from any thread."""
+    """One index with one model, shared by all requests. Methods may be called from any thread.
+
+    Once `pe index --reembed` has changed the model, `successor` is the index with the new one. A
+    request that has begun ends with the old embeddings, which its query belongs to.
+    """
 
     def __init__(self, name: str, path: str) -> None:
         """Open the index.
@@ -78,6 +87,7 @@ class ServedIndex:
         self._lock = threading.Lock()
         self._looked = time.monotonic()
         self._failure: ImageIndexError | None = None
+        self.successor: ServedIndex | None = None
         self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._orders: OrderedDict[tuple[tuple[int, str], Listing], NDArray[np.int64]] = (
@@ -99,7 +109,8 @@ class ServedIndex:
             IndexStorageError: it cannot be read.
         """
         with self._lock:
-            is_due = time.monotonic() - self._looked > _FRESH_SECONDS
+            is_old = self.successor is not None
+            is_due = not is_old and time.monotonic() - self._looked > _FRESH_SECONDS
             failure = self._failure
             if is_due:
                 self._looked = time.monotonic()
@@ -114,6 +125,8 @@ class ServedIndex:
             self.index.refresh()
             state = self.index.state
         except ImageIndexError as err:
+            if isinstance(err, IndexMismatchError) and self._find_successor():
+                return
             with self._lock:
                 self._failure = copy.copy(err)  # without the frames that it came through
                 self._rows.clear()
@@ -123,6 +136,18 @@ class ServedIndex:
             if state != self._state:
                 self._rows.clear()
                 self._state = state
+
+    def _find_successor(self) -> bool:
+        """Open the index again if it is the same one, embedded by another model."""
+        try:
+            successor = ServedIndex(self.name, self.path)
+        except ImageIndexError:
+            return False
+        if self.identity not in successor.index.earlier_models:
+            return False
+        with self._lock:
+            self.successor, self._failure = successor, None
+        return True
 
     def kinds(self) -> dict[str, Kind]:
         """Return the columns that filters may name, with what they hold."""
@@ -297,6 +322,9 @@ def _sort_by_time(index: Index, listing: Listing) -> NDArray[np.int64]:
 class ServedIndexes:
     """The indexes by name; the first is the default.
 
+    Attributes:
+        on_model: called with the id of a model that an index has now.
+
     Args:
         paths: folders or URIs. The name of an index is that of its folder without the suffix, with
             a number if the name is taken.
@@ -307,6 +335,8 @@ class ServedIndexes:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._served: dict[str, ServedIndex] = {}
+        self._lock = threading.Lock()
+        self.on_model: Callable[[str], object] = lambda _: None
         for path in paths:
             stem = PurePosixPath(path.replace("\\", "/")).stem or "index"
             name, number = stem, 2
@@ -315,7 +345,7 @@ class ServedIndexes:
             self._served[name] = ServedIndex(name, path)
 
     def __iter__(self) -> Iterator[ServedIndex]:
-        return iter(self._served.values())
+        return iter([self._current(name) for name in self._served])
 
     def __len__(self) -> int:
         return len(self._served)
@@ -329,9 +359,17 @@ class ServedIndexes:
         if not self._served:
             raise IndexNotFoundError("this server has no index; start it with --index FOLDER")
         if name is None:
-            return next(iter(self._served.values()))
+            return self._current(next(iter(self._served)))
         if name not in self._served:
             raise IndexNotFoundError(
                 f"this server has no index {name[:100]!r}; it has: {', '.join(self._served)}"
             )
-        return self._served[name]
+        return self._current(name)
+
+    def _current(self, name: str) -> ServedIndex:
+        """Return an index with the model that it has now, as far as a request has noticed."""
+        with self._lock:
+            while (successor := self._served[name].successor) is not None:
+                self.on_model(successor.identity.model_id)
+                self._served[name] = successor
+            return self._served[name]

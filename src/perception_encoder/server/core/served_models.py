@@ -1,6 +1,7 @@
 """The models of a server: opened at the start or at first use, closed when idle or out of memory.
 
-All models are known from the start. A request chooses one of them and can name no file or download.
+All models are known from the start, but for those of indexes whose model is changed meanwhile. A
+request chooses one of them and can name no file or download.
 """
 
 import asyncio
@@ -155,9 +156,7 @@ class ServedModels:
     ) -> None:
         self._slots: dict[str, _Slot] = {}
         for spec in specs:
-            if self._find(spec) is None:
-                slot = _Slot(spec)
-                self._slots[slot.name.lower()] = slot
+            self.add(spec)
         if not self._slots:
             raise ValueError("a server needs at least one model")
         for alias, target in aliases:
@@ -186,14 +185,23 @@ class ServedModels:
         self._is_closing = False
         self._tidying: asyncio.Task[None] | None = None
 
+    def add(self, spec: str) -> None:
+        """Serve a model, too; it is opened at its first use. One that is served stays as it is.
+
+        Any thread may call this.
+        """
+        if self._find(spec) is None:
+            slot = _Slot(spec)
+            self._slots[slot.name.lower()] = slot
+
     @property
     def names(self) -> list[str]:
         """Of all models, the default first."""
-        return [slot.name for slot in self._slots.values()]
+        return [slot.name for slot in list(self._slots.values())]
 
     def states(self) -> list[ModelState]:
         """Return the state of every model, the default first."""
-        return [slot.state for slot in self._slots.values()]
+        return [slot.state for slot in list(self._slots.values())]
 
     def resolve(self, name: str | None) -> str:
         """Return the name of a requested model; the default's for None.
@@ -277,7 +285,7 @@ class ServedModels:
         self._is_closing = True
         if self._tidying is not None:
             self._tidying.cancel()
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):
             if slot.opening is not None:
                 await asyncio.wait([slot.opening])
             await self._close(slot)
@@ -296,10 +304,10 @@ class ServedModels:
 
     def _find(self, name: str) -> _Slot | None:
         wanted = _spellings(name)
-        for key, slot in self._slots.items():
+        for key, slot in list(self._slots.items()):
             if key in wanted or slot.model_id.lower() in wanted:
                 return slot
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):
             if any(wanted & _spellings(alias) for alias in slot.aliases):
                 return slot
         return None
@@ -356,7 +364,7 @@ class ServedModels:
             return
         needed = slot.num_bytes or _expected_bytes(slot)
         while True:
-            loaded = [other for other in self._slots.values() if other.worker is not None]
+            loaded = [other for other in list(self._slots.values()) if other.worker is not None]
             used = sum(other.num_bytes or 0 for other in loaded)
             if used + needed <= self._max_bytes or not loaded:
                 return
@@ -379,7 +387,7 @@ class ServedModels:
     async def _tidy(self, idle_seconds: float) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY * idle_seconds)
-            for slot in self._slots.values():
+            for slot in list(self._slots.values()):
                 is_idle = time.monotonic() - slot.last_used > idle_seconds
                 if slot.worker is not None and not slot.num_users and is_idle:
                     await self._close(slot)
