@@ -1,4 +1,7 @@
-"""Adapters in their real libraries, in a process of their own; docs/guides/adapters.md runs."""
+"""Adapters in their real libraries, in a process of their own; docs/guides/adapters.md runs.
+
+So does the recipe of mteb in docs/guides/recipes.md, because mteb needs sentence-transformers too.
+"""
 
 import json
 import os
@@ -17,7 +20,8 @@ from perception_encoder import AutoModel
 ADAPTERS = REPOSITORY / ".adapters"
 GALLERY = REPOSITORY / "src" / "perception_encoder" / "data" / "gallery"
 PAGE = "docs/guides/adapters.md"
-LIBRARIES = ("langchain", "llama_index", "chroma", "lancedb", "sentence_transformers")
+RECIPES = "docs/guides/recipes.md"
+LIBRARIES = ("langchain", "llama_index", "chroma", "lancedb", "sentence_transformers", "mteb")
 CHECKS = Path(__file__).with_name("adapter_checks.py")
 
 
@@ -63,8 +67,9 @@ def check(folder: Path) -> Callable[[dict[str, str]], dict[str, str]]:
 @pytest.fixture(scope="module")
 def outcomes(check: Callable[[dict[str, str]], dict[str, str]]) -> dict[str, str]:
     """What came of the check of each library."""
-    blocks = {name: block_about(name) for name in LIBRARIES if name != "sentence_transformers"}
-    return check({**blocks, "sentence_transformers": ""})
+    blocks = {name: block_about(name) for name in LIBRARIES[:-2]}
+    (mteb,) = [b.text for b in blocks_of(RECIPES) if "import mteb\n" in b.text]
+    return check({**blocks, "sentence_transformers": "", "mteb": mteb})
 
 
 def block_about(word: str) -> str:
