@@ -72,7 +72,7 @@ $(CLIENTS)/.installed: tests/server/clients/requirements.txt tests/server/client
 	$(UV) --python $(CLIENTS)/bin/python --requirement tests/server/clients/requirements.txt
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
-	# The first runs in the browser, the others in node: a linter and a generator of OpenAPI documents.
+	# The first runs in the browser, the others in node: what reads OpenAPI documents, and the AI SDK.
 	npm install --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel error \
 	  $$(grep -v '^#' tests/server/clients/npm.txt)
 	touch $@
@@ -96,7 +96,7 @@ $(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt tests/integra
 	$(UV) --python $(BIN)/python --no-deps --target $(WORKFLOWS)/inside-inference --requirement $(word 2,$^)
 	touch $@
 
-# The libraries that integrations adapt to, likewise.
+# The libraries that integrations adapt to and that recipes use, likewise.
 ADAPTERS := .adapters
 adapters: $(ADAPTERS)/.installed
 

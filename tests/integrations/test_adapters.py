@@ -24,6 +24,9 @@ RECIPES = "docs/guides/recipes.md"
 LIBRARIES = ("langchain", "llama_index", "chroma", "lancedb", "sentence_transformers", "mteb")
 CHECKS = Path(__file__).with_name("adapter_checks.py")
 
+# Importing these libraries for the first time takes a busy machine minutes.
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,7 +58,7 @@ def check(folder: Path) -> Callable[[dict[str, str]], dict[str, str]]:
             text=True,
             capture_output=True,
             check=False,
-            timeout=200,
+            timeout=500,
             env=build_environment(folder, ANONYMIZED_TELEMETRY="False", PYTHONPATH=str(ADAPTERS)),
         )
         assert done.returncode == 0, done.stderr[-5000:]
