@@ -51,7 +51,7 @@ def test_the_page_of_settings_has_every_variable_with_its_meaning():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{variable}` |"))
         assert len(row.split("|")[2].strip()) > 5
     (port,) = [line for line in page.splitlines() if line.startswith("| `PE_PORT` |")]
-    assert port.endswith("| `9001` | [serve](cli.md#pe-serve) |")
+    assert port.endswith("| `9001` | [serve](cli.md#pe-serve), [mcp](cli.md#pe-mcp) |")
 
 
 def test_the_site_is_whole_and_fetches_nothing_from_elsewhere(tmp_path):

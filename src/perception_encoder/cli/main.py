@@ -29,6 +29,7 @@ from perception_encoder.cli import (
     index,
     indexes,
     map,
+    mcp,
     models,
     optimize,
     search,
@@ -62,6 +63,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
         search.similar,
         searches.app,
         serve.serve,
+        mcp.mcp,
     ),
     "Organize your images": (
         duplicates.duplicates,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import webbrowser
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -81,6 +82,14 @@ def serve(  # noqa: PLR0913  one parameter for each option
         bool, typer.Option("--open", help="Open the page in the web browser.")
     ] = False,
     page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Serve the page at /.")] = True,
+    mcp: Annotated[
+        bool,
+        typer.Option(
+            "--mcp",
+            envvar="PE_MCP",
+            help="Answer the Model Context Protocol at /mcp, as `pe mcp --http` does.",
+        ),
+    ] = False,
     thumbnails: Annotated[
         Path | None,
         typer.Option(
@@ -212,18 +221,15 @@ def serve(  # noqa: PLR0913  one parameter for each option
         pe serve --host 0.0.0.0 --key-file keys.txt
     """
     from perception_encoder.server.http.access import generate_key
-    from perception_encoder.server.http.sites import is_loopback
     from perception_encoder.server.run import run_server
 
     if new_key:
         _print_key(generate_key())
         return
-    hashes = _read_hashes(key_file, keys)
-    if not (hashes or insecure or is_loopback(host)):
-        raise typer.BadParameter(
-            f"{host} can be reached from other machines, and there is no key: create one with "
-            "`pe serve --new-key` and pass it with --key-file, or add --insecure"
-        )
+    hashes = read_hashes(key_file, keys)
+    check_exposure(host, hashes, insecure=insecure)
+    if mcp:
+        check_mcp()
     from perception_encoder.server import options
 
     run_server(
@@ -262,10 +268,11 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 max_items=max_items,
                 max_connections=max_connections,
             ),
-            indexes=_choose_indexes(index),
+            indexes=choose_indexes(index),
             classifiers=tuple(str(find_file(name)) for name in classifier or ()),
             cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
             serve_page=page,
+            serve_mcp=mcp,
         ),
         host=host,
         port=port,
@@ -281,7 +288,7 @@ def _announce(message: str, *, opens_page: bool) -> None:
         webbrowser.open(message.rpartition(" ")[2])
 
 
-def _choose_indexes(named: list[str] | None) -> tuple[str, ...]:
+def choose_indexes(named: list[str] | None) -> tuple[str, ...]:
     """Return the named indexes, or this user's own one if there is one; warn of photos in them."""
     from perception_encoder.errors import ImageIndexError, IndexNotFoundError
     from perception_encoder.index import Index
@@ -307,7 +314,35 @@ def _print_key(key: str) -> None:
     say(f"give it to your clients, and put this line into the key file: sha256:{hash_key(key)}")
 
 
-def _read_hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
+def check_mcp() -> None:
+    """Refuse to start without the protocol's package.
+
+    Raises:
+        typer.BadParameter: it is not installed.
+    """
+    if find_spec("mcp") is None:
+        raise typer.BadParameter(
+            "the Model Context Protocol needs the extra `mcp`: "
+            "pip install 'perception-encoder[mcp]'"
+        )
+
+
+def check_exposure(host: str, hashes: tuple[str, ...], *, insecure: bool) -> None:
+    """Refuse to serve other machines without a key.
+
+    Raises:
+        typer.BadParameter: there is no key, and the user has not accepted that.
+    """
+    from perception_encoder.server.http.sites import is_loopback
+
+    if not (hashes or insecure or is_loopback(host)):
+        raise typer.BadParameter(
+            f"{host} can be reached from other machines, and there is no key: create one with "
+            "`pe serve --new-key` and pass it with --key-file, or add --insecure"
+        )
+
+
+def read_hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
     """Return the hashes of the accepted keys.
 
     Raises:

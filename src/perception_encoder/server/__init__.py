@@ -3,6 +3,7 @@
     core   models, queues, images, indexes and jobs, without HTTP
     http   connections, middleware, bodies, replies, keys, metrics and logs
     api    one module or folder for each API; they do not know each other
+    mcp    tools for language models, over the native API
     app    joins them
 
 Importing this loads no web framework; `create_app` does.

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -53,6 +53,8 @@ _APIS: Final = (
 )
 """Modules that export `API`, in the order in which their routes are tried."""
 
+_MCP: Final = "perception_encoder.server.mcp.transports"
+
 _EXPOSED: Final = (
     "ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID",
     "X-Inference-Engine", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
@@ -95,7 +97,9 @@ def create_app(
     app.state.on_ready = on_ready
     for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
         app.add_exception_handler(kind, _answer_error)
-    apis = [_load_api(module).build(services) for module in _APIS]
+    modules = (*_APIS, _MCP) if settings.serve_mcp else _APIS
+    apis = [_load_api(module).build(services) for module in modules]
+    app.state.lifespans = [routes.lifespan for routes in apis if routes.lifespan is not None]
     routes = [route for api in apis for route in api]
     # FastAPI takes 0.1 to 0.2 ms of a core to come to a route and to call it. Those that need
     # nothing of it are plain routes, and come first; their other entries are for /openapi.json.
@@ -210,7 +214,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     starting.add_done_callback(lambda _: app.state.on_ready())
     try:
-        yield
+        async with AsyncExitStack() as stack:
+            for lifespan in app.state.lifespans:
+                await stack.enter_async_context(lifespan())
+            yield
     finally:
         starting.cancel()
         await services.queries.close()

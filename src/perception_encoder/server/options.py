@@ -119,6 +119,7 @@ class ServerSettings:
         classifiers: files of `pe teach` that requests may name.
         cache_folder: where thumbnails are stored; None stores none.
         serve_page: serve the page at `/`.
+        serve_mcp: answer the Model Context Protocol at `/mcp`; needs the extra `mcp`.
     """
 
     models: ModelSettings = field(default_factory=ModelSettings)
@@ -129,3 +130,4 @@ class ServerSettings:
     classifiers: tuple[str, ...] = ()
     cache_folder: Path | None = None
     serve_page: bool = True
+    serve_mcp: bool = False

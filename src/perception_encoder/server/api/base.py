@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -163,11 +164,17 @@ class Api:
 
 
 class ApiRoutes(list["ApiRoute"]):
-    """The routes of an API, added by decorators that take what `fastapi.routing.APIRoute` takes."""
+    """The routes of an API, added by decorators that take what `fastapi.routing.APIRoute` takes.
+
+    Attributes:
+        api: whose routes they are.
+        lifespan: what the API runs while the server does; None for nothing.
+    """
 
     def __init__(self, api: Api, access: AccessControl) -> None:
         super().__init__()
         self.api = api
+        self.lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None
         self._access = access
 
     def get(self, path: str, **options: Any) -> Callable[[EndpointT], EndpointT]:

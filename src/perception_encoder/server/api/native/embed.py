@@ -240,16 +240,9 @@ class SimilarityBody(RequestBody):
     b: ListOf[Input] = Field(min_length=1)
 
 
-class ClassifyBody(RequestBody):
-    """Images, and labels of which one fits each best; or a classifier, which has labels."""
+class LabelFields(RequestBody):
+    """Labels of which one fits an image best; or a classifier, which has labels."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"example": {"images": [IMAGE], "labels": ["cat", "dog"]}},
-    )
-
-    model: str | None = None
-    images: ListOf[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
     labels: ListOf[str] = Field(default=[], description="At least one, or a classifier.")
     templates: ListOf[str] = Field(
         default=["{}"],
@@ -266,6 +259,18 @@ class ClassifyBody(RequestBody):
         if bool(self.labels) == (self.classifier is not None):
             raise ValueError("give labels, or a classifier")
         return self
+
+
+class ClassifyBody(LabelFields):
+    """Images, and labels of which one fits each best; or a classifier, which has labels."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"images": [IMAGE], "labels": ["cat", "dog"]}},
+    )
+
+    model: str | None = None
+    images: ListOf[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
 
 
 def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
@@ -301,50 +306,67 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def classify(request: Request) -> Response:
         body = await read_body(request, ClassifyBody)
-        check_field("labels", body.labels)
-        check_field("templates", body.templates)
-        services.check_count(len(body.labels) * len(body.templates), "labels times templates")
-        taught = None if body.classifier is None else services.classifiers.get(body.classifier)
-        labels = body.labels if taught is None else taught.labels
-        _check_reply(labels, len(body.images))
-        loaded = await services.load_images(body.images)
-        name = body.model if taught is None else body.model or taught.identity.model_id
-        prompts: Embeddings | None = None
-        classifier: ImageClassifier
-        async with services.served_models.use(name) as worker:
-            if taught is None:
-                classifier = await _classifier(worker, body.labels, body.templates)
-                prompts = await services.queries.embed_once(worker, read_prompts)
-            else:
-                taught.check(worker.identity)
-                classifier = taught
-            embedded = await worker.embed_images(loaded)
-        found = classifier.classify(embedded.vectors)
-        fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
-        orders = found.order.tolist()
-        results: list[dict[str, Any]] = []
-        for index in range(len(loaded)):
-            if index in embedded.errors:
-                problem = build_item_error(index, embedded.errors[index])
-                error = {"code": problem.code, "message": problem.message}
-                results.append({"index": index, "labels": [], "error": error})
-                continue
-            results.append(
-                {
-                    "index": index,
-                    "labels": [
-                        {
-                            "label": labels[n],
-                            "score": found.scores[index, n],
-                            "probability": found.probabilities[index, n],
-                            "fit": None if fits is None else fits[index][n],
-                            "applies": None if found.applies is None else found.applies[index, n],
-                        }
-                        for n in orders[index]
-                    ],
-                }
-            )
-        return json_reply({"model": worker.name, "results": results})
+        return json_reply(await classify_images(services, body, body.images, body.model))
+
+
+async def classify_images(
+    services: Services, fields: LabelFields, references: Sequence[str | bytes], model: str | None
+) -> dict[str, Any]:
+    """Return the labels of images as `ClassifyReply` describes them.
+
+    Args:
+        services: of the server.
+        fields: the labels, or a classifier.
+        references: the images; see `Services.load_images`.
+        model: its name; None takes the classifier's, or the default.
+
+    Raises:
+        ApiError, PerceptionEncoderError: a part of the request cannot be used.
+    """
+    check_field("labels", fields.labels)
+    check_field("templates", fields.templates)
+    services.check_count(len(fields.labels) * len(fields.templates), "labels times templates")
+    taught = None if fields.classifier is None else services.classifiers.get(fields.classifier)
+    labels = fields.labels if taught is None else taught.labels
+    _check_reply(labels, len(references))
+    loaded = await services.load_images(references)
+    name = model if taught is None else model or taught.identity.model_id
+    prompts: Embeddings | None = None
+    classifier: ImageClassifier
+    async with services.served_models.use(name) as worker:
+        if taught is None:
+            classifier = await _classifier(worker, fields.labels, fields.templates)
+            prompts = await services.queries.embed_once(worker, read_prompts)
+        else:
+            taught.check(worker.identity)
+            classifier = taught
+        embedded = await worker.embed_images(loaded)
+    found = classifier.classify(embedded.vectors)
+    fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
+    orders = found.order.tolist()
+    results: list[dict[str, Any]] = []
+    for index in range(len(loaded)):
+        if index in embedded.errors:
+            problem = build_item_error(index, embedded.errors[index])
+            error = {"code": problem.code, "message": problem.message}
+            results.append({"index": index, "labels": [], "error": error})
+            continue
+        results.append(
+            {
+                "index": index,
+                "labels": [
+                    {
+                        "label": labels[n],
+                        "score": found.scores[index, n],
+                        "probability": found.probabilities[index, n],
+                        "fit": None if fits is None else fits[index][n],
+                        "applies": None if found.applies is None else found.applies[index, n],
+                    }
+                    for n in orders[index]
+                ],
+            }
+        )
+    return {"model": worker.name, "results": results}
 
 
 def _check_reply(labels: Sequence[str], num_images: int) -> None:

@@ -50,7 +50,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def get_index(name: str) -> Response:
         served = services.indexes.get(name)
-        described = await services.pools.searches.run(_describe_index, served)
+        described = await services.pools.searches.run(describe_served_index, served)
         return json_reply({**described, **_describe_text(services, served)})
 
     @routes.get(
@@ -122,7 +122,12 @@ def _summarize(served: ServedIndex) -> dict[str, Any]:
     }
 
 
-def _describe_index(served: ServedIndex) -> dict[str, Any]:
+def describe_served_index(served: ServedIndex) -> dict[str, Any]:
+    """Return an index as `IndexReply` describes it.
+
+    Raises:
+        ImageIndexError: it cannot be read.
+    """
     index = describe_index(served.path)
     kinds, shown = served.kinds(), frozenset(served.fresh().schema.names)
     return {

@@ -27,7 +27,7 @@ from perception_encoder.server.api.native.search import (
     MOST_DEEP,
     SearchFields,
     TermBody,
-    build_reply,
+    describe_page,
     read_terms,
 )
 from perception_encoder.server.core.indexes import ServedIndex
@@ -116,7 +116,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             text_weight=saved.text_weight,
             leave_out_own=False,
         )
-        return build_reply(served, query, calibration, found, options, text=saved.text)
+        return json_reply(
+            describe_page(served, query, calibration, found, options, text=saved.text)
+        )
 
     @routes.post(
         "/v1/indexes/{name}/searches/save",

@@ -323,40 +323,48 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         openapi_extra=json_body(SearchBody),
     )
     async def search(request: Request) -> Response:
-        body = await read_body(request, SearchBody)
-        served = services.indexes.get(body.index)
-        text = None if body.text is None else TextQuery.parse(body.text)
-        terms = await read_terms(services, served, body.terms) if body.terms else []
-        query = calibration = None
-        if terms or body.like or body.unlike:
-            query = await _read_query(services, served, terms, body)
-            calibration = await services.queries.calibration(served, query)
-        where = await services.pools.searches.run(
-            served.where, [one.filter() for one in body.filters], body.filter
-        )
-        options = body.options(where)
-        leave_out_own = not body.include_own or bool(body.like or body.unlike)
-        if body.rerank is not None and query is not None:
-            async with services.served_models.use(body.rerank) as worker:
-                again = await _read_query(services, served, terms, body, worker)
-                asked = RerankedSearch(
-                    query, again, options, body.candidates, calibration, leave_out_own
-                )
-                found, report = await services.reranker.search(served, worker, asked)
-            return build_reply(served, query, None, found, options, text=None, reranked=report)
-        found = await services.pools.searches.run(
-            served.search,
-            query,
-            options,
-            calibration,
-            text=text,
-            text_weight=body.text_weight,
-            leave_out_own=leave_out_own,
-        )
-        return build_reply(served, query, calibration, found, options, text=body.text)
+        return json_reply(await search_index(services, await read_body(request, SearchBody)))
 
 
-def build_reply(
+async def search_index(services: Services, body: SearchBody) -> dict[str, Any]:
+    """Return a page of hits as `SearchReply` describes it.
+
+    Raises:
+        ApiError, PerceptionEncoderError: a part of the request cannot be used.
+    """
+    served = services.indexes.get(body.index)
+    text = None if body.text is None else TextQuery.parse(body.text)
+    terms = await read_terms(services, served, body.terms) if body.terms else []
+    query = calibration = None
+    if terms or body.like or body.unlike:
+        query = await _read_query(services, served, terms, body)
+        calibration = await services.queries.calibration(served, query)
+    where = await services.pools.searches.run(
+        served.where, [one.filter() for one in body.filters], body.filter
+    )
+    options = body.options(where)
+    leave_out_own = not body.include_own or bool(body.like or body.unlike)
+    if body.rerank is not None and query is not None:
+        async with services.served_models.use(body.rerank) as worker:
+            again = await _read_query(services, served, terms, body, worker)
+            asked = RerankedSearch(
+                query, again, options, body.candidates, calibration, leave_out_own
+            )
+            found, report = await services.reranker.search(served, worker, asked)
+        return describe_page(served, query, None, found, options, text=None, reranked=report)
+    found = await services.pools.searches.run(
+        served.search,
+        query,
+        options,
+        calibration,
+        text=text,
+        text_weight=body.text_weight,
+        leave_out_own=leave_out_own,
+    )
+    return describe_page(served, query, calibration, found, options, text=body.text)
+
+
+def describe_page(
     served: ServedIndex,
     query: Query | None,
     calibration: Calibration | None,
@@ -365,8 +373,8 @@ def build_reply(
     *,
     text: str | None,
     reranked: RerankReport | None = None,
-) -> Response:
-    """Return a page of hits as JSON."""
+) -> dict[str, Any]:
+    """Return a page of hits as `SearchReply` describes it."""
     cutoffs = calibration.cutoffs(query) if calibration and query else None
     end = options.offset + options.k
     is_last = len(found) < options.k or end > MOST_DEEP
@@ -376,20 +384,18 @@ def build_reply(
         is_last, score = is_last or end >= reranked.num_candidates, "rerank"
         for hit, one in zip(hits, found, strict=True):
             hit["score"] = one.score if one.kind == "rerank" else None
-    return json_reply(
-        {
-            "index": served.name,
-            "query": {
-                "vector": None if query is None else encode_base64(query.vector),
-                "score": score,
-                "cutoffs": _describe_cutoffs(cutoffs),
-            },
-            "reranked": None if reranked is None else _describe_reranking(reranked),
-            "hits": hits,
-            "offset": options.offset,
-            "next_offset": None if is_last else end,
-        }
-    )
+    return {
+        "index": served.name,
+        "query": {
+            "vector": None if query is None else encode_base64(query.vector),
+            "score": score,
+            "cutoffs": _describe_cutoffs(cutoffs),
+        },
+        "reranked": None if reranked is None else _describe_reranking(reranked),
+        "hits": hits,
+        "offset": options.offset,
+        "next_offset": None if is_last else end,
+    }
 
 
 async def read_terms(services: Services, served: ServedIndex, bodies: list[TermBody]) -> list[Term]:
@@ -486,7 +492,7 @@ async def _parse_written_query(
         if term.kind == "text":
             terms.append(Term(weight, text=term.value))
         elif term.kind == "item":
-            row, box = await services.pools.searches.run(_find_item, served, term.value)
+            row, box = await services.pools.searches.run(find_named_item, served, term.value)
             image = None if box is None else await _read_part(services, row, box)
             terms.append(Term(weight, item=row.id, image=image))
         else:
@@ -506,7 +512,12 @@ def _describe_reranking(report: RerankReport) -> dict[str, Any]:
     }
 
 
-def _find_item(served: ServedIndex, name: str) -> tuple[Row, CropBox | None]:
+def find_named_item(served: ServedIndex, name: str) -> tuple[Row, CropBox | None]:
+    """Find an item by its id or the end of its name, after which a box may stand.
+
+    Raises:
+        QueryError: there is no such item, or several.
+    """
     return find_item_part(served.fresh(), name)[:2]
 
 
