@@ -73,7 +73,7 @@ def rule(name: str, shape: Shape) -> Fill:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "logit_scale":
         return Fill(0.0, _LOGIT_SCALE)
-    if name.endswith("trunk.head.bias"):
+    if name == "head.bias" or name.endswith("trunk.head.bias"):
         return Fill(0.0)  # as in timm's converted checkpoints: Meta's projection has no bias
     if leaf in ("gamma", "gamma_1", "gamma_2"):
         return Fill(0.05, 0.1)
@@ -157,6 +157,11 @@ def load_end_to_end(name: str) -> EndToEnd:
 def load_arrays(name: str) -> dict[str, Array]:
     """Read the arrays of a golden file that describes several models, such as `sizes`."""
     return _read(name)[1]
+
+
+def load_several(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read a golden file that describes several models, with its header."""
+    return _read(name)
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints.checkpoint_samples import open_clip, state_of
+from checkpoints.checkpoint_samples import State, open_clip, state_of, timm
 from small_models import CORE, drawing
 from twins import BOTH, REPO, VISION, Twins, register
 
@@ -96,10 +96,25 @@ def test_a_saved_vision_tower_keeps_its_twin(tmp_path: Path) -> None:
     assert np.array_equal(saved.embed_text("cat"), model.embed_text("cat"))
 
 
-def test_a_classifier_head_is_no_projection(twins: Twins) -> None:
-    from checkpoints.checkpoint_samples import timm
-
+def without(prefix: str) -> State:
     state = timm(state_of(random_model(CORE)))
-    twins.put(VISION, "model.safetensors", {**state, "head.bias": torch.ones(CORE.embed_dim or 0)})
-    with pytest.raises(CheckpointError, match=r"1 unexpected: head\.bias"):
+    return {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({**without("-"), "head.bias": torch.ones(24)}, r"1 unexpected: head\.bias"),
+        ({**without("-"), "head.weight": torch.ones(10, 32)}, r"head\.weight is \(10, 32\)"),
+        (without("head."), r"1 missing: head\.weight"),  # reset_classifier(0)
+        (without("attn_pool."), r"missing: attn_pool\.kv"),  # reset_classifier(24, "avg")
+        ({**without("-"), "fc_norm.weight": torch.ones(32)}, r"1 unexpected: fc_norm\.weight"),
+    ],
+    ids=["bias", "classes", "no head", "no pool", "another norm"],
+)
+def test_a_tower_that_was_changed_is_refused(
+    twins: Twins, tensors: dict[str, torch.Tensor], reason: str
+) -> None:
+    twins.put(VISION, "model.safetensors", tensors)
+    with pytest.raises(CheckpointError, match=reason):
         opened(VISION)

@@ -176,3 +176,38 @@ def test_batches_of_one_and_of_seven_equal_the_original(name: str) -> None:
     assert_unit_rows_equal(model.encode_image(pixels)[:2], golden.arrays, "openclip/image")
     alone = torch.cat([model.encode_image(pixels[row : row + 1]) for row in (0, 1)])
     assert_unit_rows_equal(alone, golden.arrays, "openclip/image")
+
+
+# timm's vision-only models. Real shapes are the registered ones; the others keep the traits.
+TIMM = {
+    "vit_pe_core_tiny_patch16_384": find("PE-Core-T16-384").config.vision,
+    "vit_pe_core_large_patch14_336": VisionConfig(
+        image_size=112, patch_size=14, width=128, depth=3, num_heads=2, mlp_width=512
+    ),
+    "vit_pe_core_gigantic_patch14_448": VisionConfig(
+        image_size=112,
+        patch_size=14,
+        width=384,
+        depth=3,
+        num_heads=4,
+        mlp_width=2240,
+        has_class_token=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.inference_mode()
+def test_timms_vision_only_models_equal_timm(name: str) -> None:
+    header, arrays = formula.load_several("timm")
+    keys = {key: tuple(shape) for key, shape in header["models"][name]["keys"].items()}
+    tensors = {key: torch.from_numpy(array) for key, array in formula.formula_state(keys).items()}
+    embed_dim = len(tensors["head.bias"])
+    model = build_from_tensors(
+        ModelConfig(id=name, vision=TIMM[name], embed_dim=embed_dim), tensors
+    )
+    side = model.config.vision.image_size
+    pixels = torch.from_numpy(formula.pixels(2, side, side))
+    with keeping_tokens(model):
+        assert_unit_rows_equal(model.encode_image(pixels), arrays, f"{name}/image")
+        assert_features_equal(model.vision.features(pixels), arrays, f"{name}/features")
