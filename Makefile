@@ -132,6 +132,7 @@ parity:
 	$(PARITY)/bin/python -m pip install --quiet --no-deps inference-models==0.39.6
 	PYTHONPATH=tests $(PARITY)/bin/python parity/record.py
 	PYTHONPATH=tests $(PARITY)/bin/python parity/sizes.py
+	PYTHONPATH=tests $(PARITY)/bin/python parity/timm_towers.py
 	$(PARITY)/bin/python -m parity.record_tokens
 
 # What benchmarks/encoders.py compares with, each in an environment of its own: 12 GB.

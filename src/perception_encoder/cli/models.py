@@ -49,13 +49,14 @@ def list_models(
             f"{entry.num_parameters / 1e6:.0f}M",
             str(entry.config.vision.image_size),
             str(entry.config.embed_dim or "features"),
+            "yes" if entry.config.text is not None else "no",
             str(entry.imagenet_accuracy or "-"),
             entry.license.spdx,
             "yes" if cache[entry.id] else "no",
         ]
         for entry in entries
     ]
-    write_table(["id", "size", "px", "dims", "IN-1k %", "license", "here"], rows)
+    write_table(["id", "size", "px", "dims", "text", "IN-1k %", "license", "here"], rows)
     for notice in dict.fromkeys(e.license.notice for e in entries if e.license.notice):
         say("", *notice.splitlines())
 
