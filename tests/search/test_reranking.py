@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from documentation.blocks import blocks_of
 from PIL import Image
 from small_models import CORE, WITHOUT_TEXT, CountingBackend, open_tiny
 
@@ -75,6 +76,13 @@ def test_the_second_model_orders_what_the_first_has_found(index, nano):
     assert hits.reranked.num_candidates == len(NAMES) == len(first)
     assert hits[:2].reranked is hits.reranked
     assert index.search("a red heart").reranked is None
+
+
+def test_the_block_of_the_documentation_runs(index, nano):
+    (block,) = [one for one in blocks_of("docs/guides/search.md") if "rerank=" in one.text]
+    names = {"index": index, "nano": nano}
+    exec(block.text.replace('"PE-Core-L14-336"', "nano"), names)
+    assert names["hits"].reranked.num_candidates == len(NAMES)
 
 
 def test_only_candidates_are_read(index, nano):
