@@ -299,7 +299,7 @@ def test_an_index_of_photos_by_the_bundled_model_is_noticed(tmp_path: Path) -> N
     for command in (["search", "red"], ["cluster"], ["classify", "-l", "red"]):
         shown = pe(*command, "--index", "t.lance", folder=tmp_path).stderr
         assert shown.count("this index holds photos") == 1
-        assert f"pe index {tmp_path} --model PE-Core-S16-384" in shown
+        assert "pe index --reembed PE-Core-S16-384 --index t.lance" in shown
     pe("index", "c.png", "--index", "drawings.lance", folder=tmp_path)
     assert "photos" not in pe("search", "red", "--index", "drawings.lance", folder=tmp_path).stderr
 

@@ -30,7 +30,9 @@ def index(root: Path, request: pytest.FixtureRequest) -> str:
 
 def test_the_model_of_an_index_is_changed_and_changed_back(root: Path, index: str) -> None:
     found = pe_ending("search", "a cat", "--json", "--index", index, folder=root).stdout
-    done = pe_ending("index", "--reembed", "tiny", "--json", "--index", index, folder=root)
+    # PE_MODEL is the model of new indexes and of searches.
+    done = pe_ending("index", "--reembed", "tiny", "--json", "--index", index, folder=root,
+                     PE_MODEL="pe-nano")  # fmt: skip
     assert "embedding 4 images again: pe-nano → tiny/images; about" in done.stderr
     assert "4 images have embeddings of tiny/images now, no longer of pe-nano" in done.stderr
     (record,) = lines(done)
@@ -78,6 +80,9 @@ def test_images_that_are_gone_are_named_and_left_behind_on_request(root: Path, i
         assert "1 of 4 images cannot be read any more (1 are gone)" in ended.stderr
         assert "drawing1.png" in ended.stderr
         assert "Traceback" not in ended.stderr
+        shown = pe_ending("indexes", "info", "--index", index, folder=root).stdout
+        assert "tiny/images, 3 rows" in shown
+        assert "pe-nano" in shown
         left = pe_ending("index", "--reembed", "tiny", "--leave-missing", "gone.jsonl", "--index",
                          index, folder=root)  # fmt: skip
         assert "1 image that cannot be read any more" in left.stderr
@@ -91,7 +96,6 @@ def test_images_that_are_gone_are_named_and_left_behind_on_request(root: Path, i
     "arguments",
     [
         ("in", "--reembed", "tiny"),
-        ("--reembed", "tiny", "--model", "tiny"),
         ("--reembed", "tiny", "--tiles", "2x2"),
         ("--reembed", "tiny", "--prune"),
         ("--reembed", "tiny", "--refresh-metadata"),

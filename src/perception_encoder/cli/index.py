@@ -28,6 +28,7 @@ from perception_encoder.cli.options import (
     PreprocessChoice,
     PreprocessOption,
     choose_model,
+    complete_model,
     find_index,
     open_model,
 )
@@ -106,6 +107,7 @@ def index(  # noqa: PLR0913  one parameter for each option
         typer.Option(
             "--reembed",
             metavar="MODEL",
+            autocompletion=complete_model,
             help="Change the model of the index: embed its images again. Searches find the old "
             "embeddings until all new ones are there.",
         ),
@@ -195,10 +197,10 @@ def index(  # noqa: PLR0913  one parameter for each option
     compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
     if reembed is not None:
         others = sources or retry_failed or prune or watch or refresh_metadata or column or exclude
-        if others or metadata is not None or tiles is not None or model or ray:
+        if others or metadata is not None or tiles is not None or ray:
             raise typer.BadParameter(
                 "--reembed opens the images of the index and keeps its metadata and tiles: it goes "
-                "without sources, --model, --prune, --retry-failed, --watch, --metadata, --tiles, "
+                "without sources, --prune, --retry-failed, --watch, --metadata, --tiles, "
                 "--refresh-metadata and --ray"
             )
         _reembed(

@@ -88,14 +88,19 @@ def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
     Example:
         pe indexes info --index images.lance --json
     """
+    from perception_encoder.index.model_change import find_staged
     from perception_encoder.index.optimize import describe_index
 
     index = describe_index(find_index(index_path))
-    record = _to_record(index)
+    record, staged = _to_record(index), find_staged(index.path)
+    if staged is not None:  # `pe index --reembed` is not finished
+        record["reembedding"] = {"model": staged.identity.model_id, "rows": staged.count()}
     if as_json:
         write_json(record)
         return
     del record["columns"]
+    if staged is not None:
+        record["reembedding"] = f"{staged.identity.model_id}, {staged.count():,} rows"
     rows = [[name, "-" if value is None else str(value)] for name, value in record.items()]
     write_table(["what", "value"], rows)
     write_line("")

@@ -393,7 +393,7 @@ def warn_of_photo_index(index: Index) -> None:
         if len(uris) >= _NUM_NAMES:
             break
     if _are_photos(uris):
-        command = f"pe index {_find_source(uris)} --model {PHOTO_MODEL} --index photos.lance"
+        command = f"pe index --reembed {PHOTO_MODEL} --index {shlex.quote(index.path)}"
         say(f"{DEFAULT_MODEL} knows drawings, but this index holds photos; better: {command}")
 
 
@@ -404,12 +404,3 @@ def _are_photos(uris: list[str]) -> bool:
     suffixes = RAW_SUFFIXES.union(_CAMERA_SUFFIXES)
     num_photos = sum(PurePath(uri).suffix.lower() in suffixes for uri in uris)
     return num_photos > len(uris) / 2
-
-
-def _find_source(uris: list[str]) -> str:
-    """Return the folder of the images, or a placeholder."""
-    try:
-        folder = os.path.commonpath([os.path.dirname(uri) for uri in uris])
-    except ValueError:
-        return "FOLDER"
-    return shlex.quote(folder) if folder and "://" not in uris[0] else "FOLDER"

@@ -633,8 +633,12 @@ class Index:
         if found != self.identity:
             if not self._is_created and not dataset.count_rows():
                 raise IndexNotFoundError(f"{self.path} is an index without rows")
-            described = describe_replacement if self._is_created else describe_mismatch
-            raise IndexMismatchError(described(self.path, found, self.identity))
+            if not self._is_created:
+                raise IndexMismatchError(describe_mismatch(self.path, found, self.identity))
+            is_reembedded = self.identity in earlier_models_of(dataset.schema)
+            raise IndexMismatchError(
+                describe_replacement(self.path, found, self.identity, is_reembedded=is_reembedded)
+            )
         return dataset
 
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:

@@ -253,8 +253,15 @@ def describe_other_model(
     )
 
 
-def describe_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
-    """Describe that an open index was replaced by one of another model, and the fix."""
+def describe_replacement(
+    path: str, found: ModelIdentity, opened: ModelIdentity, *, is_reembedded: bool
+) -> str:
+    """Describe that an open index has another model now, and the fix."""
+    if is_reembedded:
+        return (
+            f"the model of the index at {path} was changed while it was open: it holds vectors of "
+            f"{_described(found)} now, no longer of {_described(opened)}; open it again"
+        )
     return (
         f"the index at {path} was replaced while it was open: it holds vectors of "
         f"{_described(found)} now, no longer of {_described(opened)}; open it again (a server: "
