@@ -13,9 +13,11 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from PIL import Image
+from server.hostile import VALUES, paths_of, replaced
 from server.serving import data_uri, encoded, image, make_index, running
 from small_models import drawing, open_tiny, save_drawings
 
+from perception_encoder.errors import ImageError
 from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.core.images import Thumbnails
 from perception_encoder.server.http.access import hash_key
@@ -274,6 +276,64 @@ def message(**more):
 def test_requests_over_http_are_refused_as_other_routes_refuse_them(server, headers, status, code):
     reply = server.client.post("/mcp", json=message(), headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+
+
+CALLS = {
+    "search": {
+        "query": "a cat", "images": [data_uri(image(1))], "text": "drawing", "k": 2, "offset": 1,
+        "filters": [{"column": "number", "op": ">=", "value": 1}], "since": "2020",
+        "near": "48.1,11.5,5km", "index": "a",
+    },
+    "similar": {"item": "drawing3.png", "region": "percent:0,0,50,50", "camera": "x"},
+    "classify": {
+        "items": ["drawing1.png"], "images": [data_uri(image(1))], "labels": ["a"],
+        "templates": ["{}"], "k": 1,
+    },
+    "describe_index": {"index": "a"},
+    "get_thumbnail": {"item": "drawing1.png", "size": 200, "index": "b"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", CALLS)
+def test_no_value_of_any_argument_is_the_servers_fault(server, tool):
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "Content-Type": "application/json",
+        "X-API-Key": KEY,
+    }
+    request = message(method="tools/call", params={"name": tool, "arguments": CALLS[tool]})
+    places = [path for path in paths_of(request) if path[:2] == ("params", "arguments")]
+    for number, place in enumerate(places):
+        for value in VALUES[number % 12 :: 12]:
+            content = replaced(request, place, value)
+            reply = server.client.post("/mcp", content=content.encode(), headers=headers)
+            assert reply.status_code in (200, 400), (content[:300], reply.text)
+            assert "the server failed" not in reply.text, content[:300]
+
+
+def test_numbers_that_are_none_are_sent_as_json(tmp_path):
+    path = tmp_path / "a.lance"
+    make_index(path, open_tiny(), save_drawings(tmp_path, 2), lambda _: {"share": float("nan")})
+    settings = ServerSettings(indexes=(str(path),), serve_mcp=True)
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+
+        async def ask():
+            async with Client(f"{server.url}/mcp", mode="legacy") as client:
+                return await client.call_tool("search", {"query": "a cat"})
+
+        with start_blocking_portal() as portal:
+            found = portal.call(ask)
+    assert [hit["metadata"]["share"] for hit in found.structured_content["hits"]] == [None, None]
+
+
+def test_a_file_name_that_is_no_unicode_does_not_end_the_connection(host, monkeypatch):
+    def fail(*_):
+        raise ImageError("caf\udce9.jpg: it is gone")
+
+    monkeypatch.setattr(Thumbnails, "get", fail)
+    said = host.refusal("get_thumbnail", item="drawing3.png")
+    assert said.encode() == b"caf\\udce9.jpg: it is gone"
+    host.structured("describe_index")
 
 
 def test_a_page_of_a_name_that_was_rebound_reaches_no_tool(paths):

@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
@@ -32,8 +33,10 @@ from perception_encoder._version import __version__
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.core.pools import release_frames
 from perception_encoder.server.http.errors import convert_error
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import validate
 from perception_encoder.server.mcp.arguments import schema_of
+from perception_encoder.server.mcp.results import Result
 from perception_encoder.server.mcp.tools import TOOLS, McpTool
 
 logger = logging.getLogger(__name__)
@@ -93,14 +96,24 @@ def _describe(tool: McpTool) -> Tool:
 async def _call(services: Services, tool: McpTool, params: CallToolRequestParams) -> CallToolResult:
     arguments = validate(tool.arguments.model_validate, params.arguments or {})
     found = await tool.run(services, arguments)
-    content: list[ContentBlock] = [TextContent(text=found.result.text())]
+    content: list[ContentBlock] = [_text(found.result.text())]
     if found.jpeg is not None:
         data = base64.b64encode(found.jpeg).decode("ascii")
         content.append(ImageContent(data=data, mime_type="image/jpeg"))
     return CallToolResult(
         content=content,
-        structured_content=found.result.model_dump(mode="json", exclude_none=True),
+        structured_content=_json_values(found.result),
     )
+
+
+def _text(text: str) -> TextContent:
+    # Halves of surrogate pairs, which names of files may hold, would end the connection.
+    return TextContent(text=text.encode("utf-8", "backslashreplace").decode())
+
+
+def _json_values(result: Result) -> Any:
+    """Return a result as values of strict JSON, as the native API's replies are."""
+    return orjson.loads(bytes(json_reply(result.model_dump(exclude_none=True)).body))
 
 
 def _report(tool: McpTool, err: Exception) -> CallToolResult:
@@ -112,7 +125,7 @@ def _report(tool: McpTool, err: Exception) -> CallToolResult:
     if answer.code == "internal":
         message = "the server failed; its log says more"
     release_frames(err)
-    return CallToolResult(content=[TextContent(text=message)], is_error=True)
+    return CallToolResult(content=[_text(message)], is_error=True)
 
 
 async def _answer_stdio(app: FastAPI) -> None:
