@@ -4,9 +4,15 @@ The forms are those that Node's `fetch` (undici of Node 20.20) made of a `FormDa
 as in `machine-learning.repository.ts` of Immich 3: `entries`, then `image` as a Blob or `text`.
 """
 
+import contextlib
 import dataclasses
+import email
+import http.server
 import io
 import json
+import socket
+import threading
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -42,6 +48,45 @@ OCR = {
         "recognition": {"modelName": "PP-OCRv5_mobile", "options": {"minScore": 0.8}},
     }
 }  # fmt: skip
+
+
+class Machine(http.server.BaseHTTPRequestHandler):
+    """Immich's own machine-learning server, which replies what a test wants."""
+
+    replies: ClassVar[list[tuple[int, bytes]]] = []
+    asked: ClassVar[list[tuple[str, str, bytes]]] = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append((self.path, self.headers["Content-Type"], body))
+        status, content = self.replies[-1]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # too much is not read to its end
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def machine():
+    """The address of such a server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Machine) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_address[1]}/any/path"
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def passing_server(machine):
+    """A server that passes other tasks on to that one."""
+    models = ModelSettings(aliases=((NAME, "pe-nano"),))
+    with running(ServerSettings(models=models, immich_ml=machine)) as running_server:
+        yield running_server
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +173,85 @@ def test_faces_and_text_in_images_are_refused_by_name(server, entries):
         assert task in reply.json()["detail"]
 
 
+FOUND = {"facial-recognition": [{"score": 0.9}], "imageHeight": 30, "imageWidth": 40}
+
+
+def asked_of_the_machine():
+    """The path, entries and file of the request that the machine got last."""
+    path, kind, body = Machine.asked[-1]
+    message: Any = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    entries, file = message.get_payload()
+    return path, json.loads(entries.get_payload()), file.get_filename(), file.get_payload()
+
+
+def test_other_tasks_are_passed_on_to_immichs_own_server(passing_server):
+    Machine.replies.append((200, json.dumps(FOUND).encode()))
+    reply = predict(passing_server, FACES, blob(b"any bytes"))
+    assert (reply.status_code, reply.json()) == (200, FOUND)
+    assert asked_of_the_machine() == ("/predict", FACES, "blob", "any bytes")
+
+
+def test_a_request_of_several_tasks_is_answered_by_both(passing_server):
+    Machine.replies.append((200, json.dumps({**FOUND, "clip": "[1]"}).encode()))
+    reply = predict(passing_server, {**VISUAL, **FACES}, blob(image(1)))
+    expected = passing_server.model.embed_images([image(1)])[0]
+    assert np.allclose(embedding_of(reply)[:24], expected, atol=CLOSE)
+    assert {**reply.json(), "clip": ""} == {**FOUND, "clip": ""}
+    assert asked_of_the_machine()[1] == FACES
+    assert b"\r\n\r\n" + image(1) + b"\r\n--" in Machine.asked[-1][2]
+
+
+def test_embeddings_are_never_passed_on(passing_server):
+    count = len(Machine.asked)
+    embedding_of(predict(passing_server, VISUAL, blob(image(1))))
+    unknown = {"clip": {"visual": {"modelName": "RN50__openai"}}}
+    assert predict(passing_server, unknown, blob(image(1))).status_code == 404
+    assert predict(passing_server, {**unknown, **FACES}, blob(image(1))).status_code == 404
+    assert len(Machine.asked) == count
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said"),
+    [
+        (500, b'{"detail": "no model"}', 'answered 500: {"detail": "no model"}'),
+        (404, b"\xff" * 5000, "answered 404"),
+        (200, b"not json", "not JSON"),
+        (200, b'{"a": NaN}', "not JSON"),
+        (200, b"[]", "no JSON object"),
+        (200, b"[" + b" " * 2**24 + b"]", "more than 16,777,216 bytes"),
+    ],
+    ids=["500", "404", "text", "NaN", "list", "huge"],
+)
+def test_a_failure_of_immichs_own_server_is_told(passing_server, status, content, said):
+    Machine.replies.append((status, content))
+    reply = predict(passing_server, OCR, blob(image(1)))
+    assert reply.status_code == 502
+    assert said in reply.json()["detail"]
+    assert len(reply.content) < 2000
+
+
+def test_a_server_that_cannot_be_reached_is_named():
+    with socket.socket() as taken:  # has a port, and does not listen
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with running(ServerSettings(immich_ml=url)) as server:
+            reply = predict(server, FACES, blob(image(1)))
+    assert reply.status_code == 502
+    assert f"{url}/predict cannot be reached" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "immich:3003", "ftp://a", "http://", "http://a:99999", "x://["]
+)
+def test_an_address_that_is_none_is_refused_at_the_start(url):
+    with pytest.raises(ValueError, match="immich-machine-learning:3003"):
+        create_app(ServerSettings(immich_ml=url), open_model=open_wide)
+
+
 @pytest.mark.parametrize(
     ("parts", "status", "said"),
     [
-        (form(VISUAL), 400, "visual with an image"),
+        (form(VISUAL), 400, "an image or a text"),
         (form(VISUAL, part("text", b"a")), 400, "visual with an image"),
         (form(TEXTUAL, blob(image(1))), 400, "textual with a text"),
         (form({"clip": {**VISUAL["clip"], **TEXTUAL["clip"]}}, blob(image(1))), 400, "one model"),
@@ -160,10 +280,9 @@ def test_what_cannot_be_answered_is_said(server, parts, status, said):
     assert said in reply.json()["detail"]
 
 
-def test_immichs_spellings_of_a_name_are_one_name(server):
-    for name in (f"immich-app/{NAME}", NAME.lower()):
-        entries = {"clip": {"textual": {"modelName": name}}}
-        assert predict(server, entries, part("text", b"a")).status_code == 200
+def test_a_name_may_have_the_organization_before_it(server):
+    entries = {"clip": {"textual": {"modelName": f"immich-app/{NAME}"}}}
+    embedding_of(predict(server, entries, part("text", b"a")))
 
 
 def open_wide(_):

@@ -98,6 +98,14 @@ def serve(  # noqa: PLR0913  one parameter for each option
             show_default=False,
         ),
     ] = None,
+    immich_ml: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PE_IMMICH_ML",
+            metavar="URL",
+            help="Immich's own machine-learning server, for faces and text in images.",
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(envvar="PE_LOG_FORMAT", help="Format of the log on stderr."),
@@ -273,6 +281,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
             cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
             serve_page=page,
             serve_mcp=mcp,
+            immich_ml=immich_ml,
         ),
         host=host,
         port=port,

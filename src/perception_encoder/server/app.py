@@ -80,8 +80,8 @@ def create_app(
     Raises:
         ClassifierError: a classifier cannot be read.
         IndexNotFoundError, IndexStorageError: an index cannot be opened.
-        ValueError: no model at all, an alias of none or of one that does not fit it, or an origin
-            that is none.
+        ValueError: no model at all, an alias of none or of one that does not fit it, an origin or
+            an address of Immich's server that is none.
     """
     services = _services(settings, open_model or partial(_open_model, settings))
     services.served_models.on_closed = on_model_closed

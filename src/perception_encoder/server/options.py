@@ -120,6 +120,8 @@ class ServerSettings:
         cache_folder: where thumbnails are stored; None stores none.
         serve_page: serve the page at `/`.
         serve_mcp: answer the Model Context Protocol at `/mcp`; needs the extra `mcp`.
+        immich_ml: address of Immich's own machine-learning server, which gets the tasks of Immich
+            that this server does not do; None refuses them.
     """
 
     models: ModelSettings = field(default_factory=ModelSettings)
@@ -131,3 +133,4 @@ class ServerSettings:
     cache_folder: Path | None = None
     serve_page: bool = True
     serve_mcp: bool = False
+    immich_ml: str | None = None

@@ -1,10 +1,11 @@
 """Immich's machine-learning protocol: POST /predict, as Immich's server sends it for Smart Search.
 
 `entries` says which models of which tasks an image or a text is for. Embeddings are the task
-"clip"; faces and text in images are of Immich's own machine-learning server. Its health check, GET
-/ping, is `about`'s. Source: github.com/immich-app/immich, version 3,
-`server/src/repositories/machine-learning.repository.ts`, `server/src/constants.ts` and
-`machine-learning/immich_ml/main.py`.
+"clip"; other tasks (faces, OCR) are passed on to Immich's own machine-learning server where the
+settings name one, and refused otherwise. The health check, GET /ping, is `about`'s.
+
+Source: github.com/immich-app/immich, version 3, `machine-learning/immich_ml/main.py`,
+`server/src/repositories/machine-learning.repository.ts` and `server/src/constants.ts`.
 """
 
 from dataclasses import dataclass
@@ -13,58 +14,20 @@ from typing import Annotated, Any, Final, TypeAlias
 import numpy as np
 import orjson
 from fastapi import Request, Response
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.common import check_texts
+from perception_encoder.server.api.immich.names import expected_dimension, find_fault
+from perception_encoder.server.api.immich.upstream import Upstream
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import RequestBody, form_body, read_form, validate
 from perception_encoder.types import Embeddings
-
-_DIMENSIONS: Final[dict[str, int]] = {
-    name: dimension
-    for dimension, names in {
-        512: """
-            ViT-B-32__openai ViT-B-16__openai RN101__openai RN101__yfcc15m ViT-B-16__laion400m_e31
-            ViT-B-16__laion400m_e32 ViT-B-32__laion2b-s34b-b79k ViT-B-32__laion2b_e16
-            ViT-B-32__laion400m_e31 ViT-B-32__laion400m_e32 XLM-Roberta-Large-Vit-B-32
-            XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k
-        """,
-        640: """
-            RN50x4__openai ViT-B-16-plus-240__laion400m_e31 ViT-B-16-plus-240__laion400m_e32
-            XLM-Roberta-Large-Vit-B-16Plus
-        """,
-        768: """
-            ViT-L-14__openai ViT-L-14-336__openai LABSE-Vit-L-14 RN50x16__openai
-            ViT-B-16-SigLIP-256__webli ViT-B-16-SigLIP-384__webli ViT-B-16-SigLIP-512__webli
-            ViT-B-16-SigLIP-i18n-256__webli ViT-B-16-SigLIP__webli ViT-L-14-quickgelu__dfn2b
-            ViT-L-14__laion2b-s32b-b82k ViT-L-14__laion400m_e31 ViT-L-14__laion400m_e32
-            XLM-Roberta-Large-Vit-L-14 nllb-clip-base-siglip__mrl nllb-clip-base-siglip__v1
-            ViT-B-16-SigLIP2__webli ViT-B-32-SigLIP2-256__webli
-        """,
-        1024: """
-            ViT-H-14__laion2b-s32b-b79k RN50__cc12m RN50__openai RN50__yfcc15m RN50x64__openai
-            ViT-H-14-378-quickgelu__dfn5b ViT-H-14-quickgelu__dfn5b ViT-L-16-SigLIP-256__webli
-            ViT-L-16-SigLIP-384__webli ViT-g-14__laion2b-s12b-b42k ViT-L-16-SigLIP2-256__webli
-            ViT-L-16-SigLIP2-384__webli ViT-L-16-SigLIP2-512__webli
-            XLM-Roberta-Large-ViT-H-14__frozen_laion5b_s13b_b90k
-        """,
-        1152: """
-            ViT-SO400M-14-SigLIP-384__webli nllb-clip-large-siglip__mrl nllb-clip-large-siglip__v1
-            ViT-SO400M-14-SigLIP2__webli ViT-SO400M-14-SigLIP2-378__webli
-            ViT-SO400M-16-SigLIP2-256__webli ViT-SO400M-16-SigLIP2-384__webli
-            ViT-SO400M-16-SigLIP2-512__webli
-        """,
-        1536: "ViT-gopt-16-SigLIP2-384__webli ViT-gopt-16-SigLIP2-256__webli",
-    }.items()
-    for name in names.split()
-}
-"""The dimension of Immich's column for each of its model names (`CLIP_MODEL_INFO`); of each
-dimension, the name to suggest comes first."""
 
 _CLIP: Final = "clip"
 _MAX_ENTRIES: Final = 16 * 1024
@@ -100,16 +63,28 @@ class _Fields:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A request: the name that Immich has for the model, and the image or the text."""
+    """A request.
 
-    model_name: str
+    Attributes:
+        model_name: Immich's name of the model for the embedding; None where none is wanted.
+        others: `entries` of the other tasks.
+        content: the image or the text.
+    """
+
+    model_name: str | None
+    others: dict[str, Any]
     content: bytes | str
 
 
 class ImmichReply(BaseModel):
-    """The embedding as a JSON array in a string, as Immich hands it on to its database."""
+    """The embedding as a JSON array in a string, as Immich hands it on to its database.
 
-    clip: str
+    Beside it what Immich's own server replied for other tasks.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    clip: str | None = None
     imageHeight: int | None = None
     imageWidth: int | None = None
 
@@ -122,6 +97,8 @@ class ImmichError(BaseModel):
 
 def _build(services: Services) -> ApiRoutes:
     _check_aliases(services)
+    url = services.settings.immich_ml
+    upstream = None if url is None else Upstream(url)
     routes = API.routes(services)
 
     @routes.post(
@@ -130,22 +107,45 @@ def _build(services: Services) -> ApiRoutes:
         responses={
             200: {"model": ImmichReply},
             501: {"model": ImmichError, "description": "Faces or text in images are wanted."},
+            502: {"model": ImmichError, "description": "Immich's own server failed."},
+            504: {"model": ImmichError, "description": "Immich's own server took too long."},
         },
         openapi_extra=form_body("ImmichForm", _FORM),
     )
     async def predict(request: Request) -> Response:
         wanted = await _read_request(request, services)
-        name = wanted.model_name.rpartition("/")[2].replace(":", "_")  # as Immich reads it
-        async with services.served_models.use(_find_model(services, name)) as worker:
-            fault = _find_fault(name, worker.name, worker.embed_dim)
-            if fault is not None:
-                raise ApiError(400, "wrong_dimension", fault)
-            if isinstance(wanted.content, str):
-                vectors = await worker.embed_texts([wanted.content])
-                return json_reply({_CLIP: _write_embedding(vectors[0], name)})
-            return json_reply(await _embed_image(services, worker, wanted.content, name))
+        found: dict[str, Any] = {}
+        if wanted.model_name is not None:
+            found = await _embed(services, wanted.model_name, wanted.content)
+        if wanted.others:
+            found = await _pass_on(upstream, wanted) | found
+        return json_reply(found)
 
     return routes
+
+
+async def _pass_on(upstream: Upstream | None, wanted: _Wanted) -> dict[str, Any]:
+    if upstream is None:
+        raise ApiError(
+            501,
+            "unsupported_task",
+            f"{', '.join(sorted(wanted.others))[:200]}: this server embeds images and texts (clip) "
+            "and does not find faces or text in images; start it with --immich-ml URL, the address "
+            "of Immich's own machine-learning server",
+        )
+    return await upstream.predict(wanted.others, wanted.content)
+
+
+async def _embed(services: Services, model_name: str, content: bytes | str) -> dict[str, Any]:
+    name = model_name.rpartition("/")[2].replace(":", "_")  # as Immich reads it
+    async with services.served_models.use(_find_model(services, name)) as worker:
+        fault = find_fault(name, worker.name, worker.embed_dim)
+        if fault is not None:
+            raise ApiError(400, "wrong_dimension", fault)
+        if isinstance(content, str):
+            vectors = await worker.embed_texts([content])
+            return {_CLIP: _write_embedding(vectors[0], name)}
+        return await _embed_image(services, worker, content, name)
 
 
 async def _embed_image(
@@ -160,7 +160,7 @@ async def _embed_image(
 
 def _write_embedding(vector: Embeddings, name: str) -> str:
     """Return a JSON array of the numbers, with zeros up to the dimension that Immich expects."""
-    missing = max(0, _DIMENSIONS.get(name, 0) - len(vector))
+    missing = max(0, (expected_dimension(name) or 0) - len(vector))
     padded = np.ascontiguousarray(np.pad(vector, (0, missing)))
     return orjson.dumps(padded, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
@@ -177,25 +177,6 @@ def _find_model(services: Services, name: str) -> str:
         ) from err
 
 
-def _find_fault(name: str, model: str, embed_dim: int) -> str | None:
-    """Return why a model cannot stand for one of Immich's names; None where it can.
-
-    Zeros are added only to embeddings of a dimension for which Immich has no name, such as the 1280
-    of PE-Core-G14-448: distances and cosines stay the same.
-    """
-    expected = _DIMENSIONS.get(name)
-    names = [one for one, dimension in _DIMENSIONS.items() if dimension == embed_dim]
-    if expected in (None, embed_dim) or (not names and embed_dim < (expected or 0)):
-        return None
-    larger = [one for one, dimension in _DIMENSIONS.items() if dimension > embed_dim]
-    fitting = (names or larger)[:3]
-    return (
-        f"{model} cannot stand for {name}: its embeddings have {embed_dim} dimensions, and Immich "
-        f"expects {expected}; "
-        + (f"choose one of these in Immich: {', '.join(fitting)}" if fitting else "take another")
-    )
-
-
 def _check_aliases(services: Services) -> None:
     """Check the aliases that are Immich's names, of models whose dimension is known by now.
 
@@ -205,7 +186,7 @@ def _check_aliases(services: Services) -> None:
     for state in services.served_models.states():
         embed_dim = state.entry.config.embed_dim if state.entry else None
         for alias in state.aliases if embed_dim is not None else ():
-            fault = _find_fault(alias, state.name, embed_dim or 0)
+            fault = find_fault(alias, state.name, embed_dim or 0)
             if fault is not None:
                 raise ValueError(f"--alias {alias}: {fault}")
 
@@ -214,7 +195,7 @@ async def _read_request(request: Request, services: Services) -> _Wanted:
     """Return what a request asks for.
 
     Raises:
-        ApiError: 400, parts are missing or do not go together; 501, a task is not done here.
+        ApiError: 400, parts are missing or do not go together.
         RequestValidationError: `entries` has another form.
     """
     form = await read_form(request, services.settings.access)
@@ -229,20 +210,18 @@ async def _read_request(request: Request, services: Services) -> _Wanted:
         message = f"entries: send JSON of at most {_MAX_ENTRIES:,} characters"
         raise ApiError(400, "invalid_request", message)
     tasks = validate(_TASKS.validate_json, entries, ("entries",))
-    if others := sorted(tasks.keys() - {_CLIP}):
-        raise ApiError(
-            501,
-            "unsupported_task",
-            f"{', '.join(others)[:200]}: this server embeds images and texts (clip) and does not "
-            "find faces or text in images; see its guide to Immich",
-        )
+    if content is None:
+        raise ApiError(400, "invalid_request", "send an image or a text beside the entries")
     needed = "textual" if isinstance(content, str) else "visual"
-    if content is None or list(tasks[_CLIP]) != [needed]:
+    clip = tasks.pop(_CLIP, None)
+    if clip is not None and list(clip) != [needed]:
         message = "entries: clip takes one model, visual with an image or textual with a text"
         raise ApiError(400, "invalid_request", message)
     if isinstance(content, str):
         check_texts([(0, content, "text")])
-    return _Wanted(tasks[_CLIP][needed].model_name, content)
+    written = from_json(entries)  # with all options
+    others = {task: written[task] for task in tasks}
+    return _Wanted(None if clip is None else clip[needed].model_name, others, content)
 
 
 def _read_fields(form: FormData) -> _Fields:
