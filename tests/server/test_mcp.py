@@ -161,6 +161,10 @@ def test_an_index_says_what_it_holds_and_which_others_there_are(host):
     columns = {column["name"]: column for column in found["columns"]}
     assert set(columns["color"]["values"]) == {"red", "blue"}
     assert (columns["number"]["min"], columns["number"]["max"]) == (0, 8)
+    assert columns["uri"] == {"name": "uri", "kind": "text", "values": []}
+    host.structured(
+        "search", query="a", filters=[{"column": name, "op": "has"} for name in columns]
+    )
     assert host.structured("describe_index", index="b")["rows"] == 2
     assert host.structured("search", query="a cat", index="b")["index"] == "b"
 

@@ -83,7 +83,11 @@ def _document(app: FastAPI, apis: Sequence[ApiRoutes], needs_key: bool) -> dict[
         routes=app.routes,
         license_info=_LICENSE,
         servers=[{"url": "/"}],
-        tags=[{"name": one.api.name, "description": one.api.description} for one in apis],
+        tags=[
+            {"name": one.api.name, "description": one.api.description}
+            for one in apis
+            if any(route.include_in_schema for route in one)
+        ],
     )
     models: set[type[BaseModel]] = {*BODIES.values(), *(one.api.error_model for one in apis)}
     _, forms = models_json_schema(

@@ -136,14 +136,12 @@ async def _describe_index(services: Services, asked: IndexArguments) -> ToolResu
     served = services.indexes.get(asked.index)
     known = await services.pools.searches.run(describe_served_index, served)
     facets = await services.summaries.get(served, list_facets)
-    columns = [
-        {
-            "name": name,
-            **facet,
-            "values": [one["value"] for one in facet.get("values", ())][:_MAX_VALUES],
-        }
-        for name, facet in facets.items()
-    ]
+    columns = []
+    for column in known["columns"]:
+        if column["filter"] is not None:
+            facet = facets.get(column["name"], {})
+            values = [one["value"] for one in facet.get("values", ())][:_MAX_VALUES]
+            columns.append({**column, "kind": column["filter"], **facet, "values": values})
     taken = facets.get(_TAKEN_AT, {})
     return ToolResult(
         DescribedIndex.model_validate(

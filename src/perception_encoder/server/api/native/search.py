@@ -67,11 +67,19 @@ class FilterBody(RequestBody):
 
     model_config = ConfigDict(extra="forbid")
 
-    column: str
-    op: Operator = "="
+    column: str = Field(description="Name of a column of the index.")
+    op: Operator = Field(
+        default="=",
+        description=(
+            "`in` takes a list; `contains` ignores case, `starts_with` does not; `is_null` and "
+            "`has` (a value) take no value."
+        ),
+    )
     value: (
         FilterValue | Annotated[ListOf[FilterValue], Field(max_length=MAX_CONDITION_VALUES)] | None
-    ) = Field(default=None, union_mode="left_to_right")
+    ) = Field(
+        default=None, union_mode="left_to_right", description="To compare with; times as ISO 8601."
+    )
 
     def filter(self) -> Filter:
         """Return the condition as the index's side knows it."""
