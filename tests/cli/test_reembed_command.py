@@ -36,6 +36,7 @@ def test_the_model_of_an_index_is_changed_and_changed_back(root: Path, index: st
     assert "embedding 4 images again: pe-nano → tiny/images; about" in done.stderr
     assert "4 images have embeddings of tiny/images now, no longer of pe-nano" in done.stderr
     (record,) = lines(done)
+    assert record["status"] == "reembedded"
     assert (record["model"], record["model_before"]) == ("tiny/images", "pe-nano")
     assert (record["embedded"], record["left_behind"], record["rows"]) == (4, 0, 4)
     assert "tiny/images" in pe("indexes", "info", "--index", index, folder=root).stdout
@@ -76,7 +77,10 @@ def test_images_that_are_gone_are_named_and_left_behind_on_request(root: Path, i
     gone = root / "in" / "drawing1.png"
     gone.rename(root / "kept.png")
     try:
-        ended = pe_ending("index", "--reembed", "tiny", "--index", index, folder=root, returns=1)
+        ended = pe_ending("index", "--reembed", "tiny", "--json", "--index", index, folder=root,
+                          returns=1)  # fmt: skip
+        failure = json.loads(ended.stdout)
+        assert (failure["status"], failure["reason"]) == ("failed", "ImageNotFoundError")
         assert "1 of 4 images cannot be read any more (1 are gone)" in ended.stderr
         assert "drawing1.png" in ended.stderr
         assert "Traceback" not in ended.stderr

@@ -1,16 +1,19 @@
 """An index written by version 0.1.0 opens, is searched, and grows."""
 
+import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import CLIP, drawing, open_tiny
 
 from perception_encoder import AutoModel
 from perception_encoder.index import Index, Row
+from perception_encoder.index.full_text import TextQuery
 from perception_encoder.index.schema import MetadataChoice
-from perception_encoder.indexing import MetadataRefresh, refresh
+from perception_encoder.indexing import MetadataRefresh, Reembedding, indexed_images, refresh
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "index-0.1.0.tar.gz"
 NAMES = {f"/photos/images/{name}.webp" for name in ("kite", "drum", "zebra", "cherries")}
@@ -65,3 +68,21 @@ def test_its_metadata_is_refreshed_from_files_that_are_there(
     (kite,) = index.rows(where="camera = 'Canon EOS R5'")
     assert kite.metadata == {"tag": "toy", "year": 2001, "camera": "Canon EOS R5"}
     assert index.metadata_choice == MetadataChoice()
+
+
+def test_it_is_given_another_model(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    drawing(1).save(buffer, "PNG")
+    monkeypatch.setattr(indexed_images, "read_image", lambda *_: buffer.getvalue())
+    before = list(index.rows())
+    other = open_tiny(CLIP)
+    for outcome in Reembedding(index, other).outcomes():
+        assert outcome.status in ("embedded", "reused")
+    changed = Index.open(index.path)
+    assert changed.identity == other.identity
+    after = {row.uri: row.metadata for row in changed.rows()}
+    assert after == {row.uri: row.metadata for row in before}
+    found = changed.rank_text(TextQuery.parse("toy"), limit=9)
+    assert [row.uri for row in changed.by_row_ids([one.row_id for one in found])] == [
+        "/photos/images/kite.webp"
+    ]

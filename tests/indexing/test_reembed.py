@@ -33,6 +33,7 @@ from perception_encoder.index.full_text import TextQuery
 from perception_encoder.index.model_change import NewVectors, find_staged, staging_path
 from perception_encoder.index.tiles import TileGrid
 from perception_encoder.indexing import Reembedding, ReembedOptions, Run, RunOptions
+from perception_encoder.indexing.reembed import _HOPELESS
 from perception_encoder.search.saved import SavedSearch, now_iso
 from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.sources import SourceOptions, open_sources
@@ -233,6 +234,40 @@ def test_images_that_are_gone_end_it_with_the_index_as_it_was(
     assert contents(path)[0] == rows[0]
 
 
+def test_a_video_that_has_changed_is_left_behind_with_all_of_its_segments(
+    source: Path, model: EmbeddingModel, other: EmbeddingModel, folder: Path, tmp_path: Path
+) -> None:
+    drawing(1).save(folder / "1.png")
+    clip = shutil.copy(source / "clip.mp4", folder)
+    sources = open_sources([str(folder)], SourceOptions(videos=True))
+    index = Index.create(tmp_path / "t.lance", model.identity)
+    list(Run(model, index, sources).outcomes())
+    write_clip(Path(clip), SCENES[3:4], 1.0)
+    with pytest.raises(ImagesMissingError, match="the video has changed since it was indexed"):
+        reembed(tmp_path / "t.lance", other)
+    listed = tmp_path / "missing.jsonl"
+    _, result = reembed(tmp_path / "t.lance", other, leave_missing=listed)
+    num_segments = len(index.moments(str(clip)))
+    assert result == NewVectors(1, num_segments, 0, 0)
+    assert len(listed.read_text().splitlines()) == num_segments
+    index = Index.open(tmp_path / "t.lance")
+    counts = Counter(one.status for one in Run(other, index, sources).outcomes())
+    assert counts == {"skipped": 1, "embedded": 1}
+
+
+def test_a_disk_that_is_not_mounted_is_noticed_early(
+    model: EmbeddingModel, other: EmbeddingModel, tmp_path: Path
+) -> None:
+    index = Index.create(tmp_path / "t.lance", model.identity)
+    rows = [Row(f"/gone/{number}.png") for number in range(3 * _HOPELESS)]
+    vectors = np.eye(1, index.identity.embed_dim, dtype=np.float32)
+    index.append(rows, np.repeat(vectors, len(rows), axis=0))
+    work = Reembedding(index, other)
+    with pytest.raises(ImagesMissingError, match="is a disk not mounted"):
+        list(work.outcomes())
+    assert Index.open(tmp_path / "t.lance").count() == len(rows)
+
+
 def test_nothing_is_left_behind_if_everything_is_gone(
     model: EmbeddingModel, other: EmbeddingModel, tmp_path: Path
 ) -> None:
@@ -251,7 +286,7 @@ def test_a_changed_image_is_embedded_as_it_is_now_and_read_again_later(
     for seed, file in enumerate(files):
         drawing(seed).save(file)
     sources = open_sources([str(folder)], SourceOptions())
-    index = Index.create(tmp_path / "t.lance", model.identity)
+    index = Index.create(tmp_path / "t.lance", model.identity, vector_dtype="float32")
     list(Run(model, index, sources, RunOptions(tiles=TileGrid(2, 1))).outcomes())
     drawing(77, width=90, height=44).save(files[1])
     _, result = reembed(tmp_path / "t.lance", other)
@@ -261,6 +296,7 @@ def test_a_changed_image_is_embedded_as_it_is_now_and_read_again_later(
     assert (row.width, row.height) == (90, 44)
     assert other.embed_image(files[1])[0] @ vectors[row.id] > 0.999
     index = Index.open(tmp_path / "t.lance")
+    assert index.vector_dtype == "float32"
     counts = Counter(one.status for one in Run(other, index, sources, RunOptions()).outcomes())
     assert counts["skipped"] == 2
     assert len(contents(tmp_path / "t.lance")[0]) == 3 * 3

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.reembed import ReembedPlan
     from perception_encoder.types import ModelIdentity
 
+_OF_FAILURE: Final = ("uri", "member", "status", "reason", "message")
 _MAX_FAILURES: Final = 10  # of those reported one by one; the list has all
 
 
@@ -34,7 +35,7 @@ def reembed_index(
     from perception_encoder.search.upkeep import finish_reembedding
 
     path, before, started = index.path, index.identity, time.monotonic()
-    reembedding = _run(index, model, options)
+    reembedding = _run(index, model, options, as_json=as_json)
     for note in reembedding.progress.notes:
         say(f"pe: {note}")
     result = reembedding.result
@@ -50,6 +51,7 @@ def reembed_index(
     if as_json:
         write_json(
             {
+                "status": "reembedded",
                 "index": path,
                 "model": new.identity.model_id,
                 "model_before": before.model_id,
@@ -91,7 +93,9 @@ def reembed_index(
     )
 
 
-def _run(index: Index, model: EmbeddingModel, options: ReembedOptions) -> Reembedding:
+def _run(
+    index: Index, model: EmbeddingModel, options: ReembedOptions, *, as_json: bool
+) -> Reembedding:
     """Do the work and show how far it is."""
     from perception_encoder.cli.progress import ProgressDisplay, show_steps
     from perception_encoder.indexing import Reembedding
@@ -115,8 +119,11 @@ def _run(index: Index, model: EmbeddingModel, options: ReembedOptions) -> Reembe
     try:
         with ExitStack() as stack, display:
             for outcome in reembedding.outcomes():
-                if outcome.status == "failed" and counts["failed"] <= _MAX_FAILURES:
-                    display.say(f"pe: {outcome.message}")
+                if outcome.status == "failed":
+                    if as_json:
+                        write_json({name: getattr(outcome, name) for name in _OF_FAILURE})
+                    if counts["failed"] <= _MAX_FAILURES:
+                        display.say(f"pe: {outcome.message}")
                 display.update()
     except KeyboardInterrupt:
         say("pe: interrupted; the index is as before, and the same command continues from here")

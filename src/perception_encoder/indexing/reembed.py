@@ -41,6 +41,7 @@ from perception_encoder.indexing.run import Run, RunOptions
 from perception_encoder.video.names import is_moment
 
 _SHOWN: Final = 3  # missing images in a message
+_HOPELESS: Final = 1000  # images, none of which could be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Reembedding:
         self._options = options or ReembedOptions()
         self._on_plan = on_plan
         self._on_commit = on_commit
-        self._failed: dict[str, Outcome] = {}
+        self._failed: dict[str, tuple[str, str]] = {}  # reasons and messages, by id
         self.progress = Progress()
         self.result: NewVectors | None = None
 
@@ -202,8 +203,25 @@ class Reembedding:
         with closing(run.outcomes()) as outcomes:
             for outcome in outcomes:
                 if outcome.status == "failed":
-                    self._failed[outcome.id] = outcome
+                    self._failed[outcome.id] = outcome.reason, outcome.message
+                    self._check_hope()
                 yield outcome
+
+    def _check_hope(self) -> None:
+        """End early if nothing can be read, as where a disk is not mounted.
+
+        Raises:
+            ImagesMissingError: so many images failed, and no other outcome is known.
+        """
+        counts = self.progress.counts
+        if self._options.leave_missing is None and len(self._failed) == _HOPELESS:
+            if counts["embedded"] + counts["reused"] + counts["skipped"]:
+                return
+            message = next(iter(self._failed.values()))[1]
+            raise ImagesMissingError(
+                f"{self._index.path}: none of the first {_HOPELESS:,} images can be read; is a "
+                f"disk not mounted? The index is as before. {message}"
+            )
 
     def _swap(self) -> None:
         index, path = self._index, self._index.path
@@ -226,12 +244,9 @@ class Reembedding:
             names = (left[name].to_pylist() for name in ("uri", "member"))
             for uri, member in zip(*names, strict=True):
                 item = None if is_moment(uri, member) else image_member(member)
-                failed = self._failed.get(row_id(uri, item))
-                if failed is None:
-                    message = f"{item_name(uri, member)}: the file has no such part any more"
-                    yield MissingImage(uri, member, "ImageNotFoundError", message)
-                else:
-                    yield MissingImage(uri, member, failed.reason, failed.message)
+                message = f"{item_name(uri, member)}: the file has no such part any more"
+                unknown = ("ImageNotFoundError", message)
+                yield MissingImage(uri, member, *self._failed.get(row_id(uri, item), unknown))
 
     def _describe(self, missing: list[MissingImage]) -> str:
         index, num_rows = self._index, self._index.count()
