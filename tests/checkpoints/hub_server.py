@@ -36,6 +36,7 @@ class FakeHub:
         announce_more: bytes that the announced size exceeds the content by.
         corrupt: content is sent with its last byte changed.
         status: a status to answer everything with.
+        ignores_ranges: whole files are sent, whatever part was asked for.
     """
 
     endpoint: str = ""
@@ -46,6 +47,7 @@ class FakeHub:
     announce_more: int = 0
     corrupt: bool = False
     status: int | None = None
+    ignores_ranges: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def put(self, repo: str, filename: str, content: bytes, commit: str = COMMIT) -> None:
@@ -112,16 +114,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_content(self, content: bytes, headers: dict[str, str]) -> None:
         if self.hub.corrupt:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        start, asked = 0, self.headers["Range"]
+        start, size = 0, len(content)
+        asked = None if self.hub.ignores_ranges else self.headers["Range"]
         if asked is not None:
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start = int(first)
             if start >= len(content):
                 return self._send_error(416, "")
+            content = content[: int(last) + 1] if last else content
         self.send_response(200 if asked is None else 206)
         for key, value in headers.items():
             self.send_header(key, value)
         if asked is not None:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{size}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if self.command == "HEAD":

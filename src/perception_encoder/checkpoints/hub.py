@@ -168,7 +168,7 @@ def _download(repo: str, filename: str, revision: str | None, cache_dir: Path) -
 
     item = f"{repo}/{filename}"
     try:
-        metadata = _metadata(repo, filename, revision)
+        metadata = fetch_metadata(repo, filename, revision)
         blob = cache_dir / f"models--{repo.replace('/', '--')}" / "blobs" / str(metadata.etag)
         partial = blob.with_name(blob.name + _PARTIAL_SUFFIX)
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -180,14 +180,20 @@ def _download(repo: str, filename: str, revision: str | None, cache_dir: Path) -
         path = Path(hf_hub_download(repo, filename, revision=revision, cache_dir=cache_dir))
     except HFValidationError as err:
         raise NotOnHubError(f"{repo}: cannot be a repository's name ({err})") from err
-    except (_transport_error(), OSError) as err:
-        _raise_readable(err, item)
+    except (transport_error(), OSError) as err:
+        raise_readable(err, item)
     if not path.is_symlink():  # a file system without links: hf_hub_download made a copy
         blob.unlink(missing_ok=True)
     return path
 
 
-def _metadata(repo: str, filename: str, revision: str | None) -> HfFileMetadata:
+def fetch_metadata(repo: str, filename: str, revision: str | None = None) -> HfFileMetadata:
+    """Ask the hub for a file's size, hash and commit.
+
+    Raises:
+        DownloadError: another server answered.
+        OSError, `transport_error()`: the hub cannot be reached, or refused; see `raise_readable`.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, filename, revision=revision)
@@ -238,7 +244,7 @@ def _transfer(repo: str, filename: str, metadata: HfFileMetadata, partial: Path)
                 if err.response.status_code == 416:  # the file on the hub is shorter
                     file.truncate(0)
                 raise
-            except _transport_error() as err:
+            except transport_error() as err:
                 num_failures = 1 if file.tell() > before else num_failures + 1
                 if num_failures > _MAX_FAILURES:
                     raise
@@ -255,11 +261,9 @@ def _transfer(repo: str, filename: str, metadata: HfFileMetadata, partial: Path)
 
 def _append(url: str, file: Any, advance: Callable[[int], object]) -> None:
     """Request a file from the position of `file` on, and write what arrives."""
-    from huggingface_hub import constants, get_session, get_token, hf_raise_for_status
+    from huggingface_hub import constants, get_session, hf_raise_for_status
 
-    headers = {"Accept-Encoding": "identity"}  # ranges are of the file, not of a compressed form
-    if (token := get_token()) and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
-        headers["Authorization"] = f"Bearer {token}"
+    headers = request_headers()
     if file.tell():
         headers["Range"] = f"bytes={file.tell()}-"
     with get_session().stream(
@@ -272,6 +276,16 @@ def _append(url: str, file: Any, advance: Callable[[int], object]) -> None:
         for chunk in response.iter_bytes():
             file.write(chunk)
             advance(len(chunk))
+
+
+def request_headers() -> dict[str, str]:
+    """Return the headers of requests for a file's bytes."""
+    from huggingface_hub import constants, get_token
+
+    headers = {"Accept-Encoding": "identity"}  # ranges are of the file, not of a compressed form
+    if (token := get_token()) and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
 
 
 def _verify(path: Path, etag: str, item: str) -> None:
@@ -293,14 +307,20 @@ def _verify(path: Path, etag: str, item: str) -> None:
         )
 
 
-def _transport_error() -> type[Exception]:
+def transport_error() -> type[Exception]:
     """Return the base class of the errors of huggingface_hub's HTTP library (httpx or httpx2)."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return cast("type[Exception]", HfHubHTTPError.__bases__[0])
 
 
-def _raise_readable(err: Exception, item: str) -> NoReturn:
+def raise_readable(err: Exception, item: str) -> NoReturn:
+    """Raise our error for one of `transport_error()` or an `OSError`.
+
+    Raises:
+        NotOnHubError: no such repository, revision or file.
+        DownloadError: anything else.
+    """
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,

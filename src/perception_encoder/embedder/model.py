@@ -567,8 +567,10 @@ class EmbeddingModel:
         """Let a vision-only model read texts, with the text tower of its twin.
 
         The twin, such as PE-Core-B16-224 for `timm/vit_pe_core_base_patch16_224.fb`, comes from
-        the cache or the hub. Its vision tower must have this model's fingerprint, so that texts
-        and images share one space. Nothing happens if the model reads text already.
+        the cache; or its text tower alone from the hub. The vision tower in the whole file must
+        have this model's fingerprint, so that texts and images share one space; beside a text
+        tower that was fetched alone, the first and last tensors of the vision tower are compared.
+        Nothing happens if the model reads text already.
 
         Args:
             local_files_only: never use the network.
@@ -582,8 +584,13 @@ class EmbeddingModel:
         """
         if self.reads_text:
             return
+        checkpoint = self._checkpoint
+        is_export = checkpoint is not None and checkpoint.graphs is not None
         self._text_tower = open_text_tower(
-            self.config.id, self.backend.fingerprint, local_files_only=local_files_only
+            self.config.id,
+            self.backend.fingerprint,
+            weights=None if checkpoint is None or is_export else checkpoint.path,
+            local_files_only=local_files_only,
         )
         if self.reopen is not None:
             self.reopen = partial(_reopen_attached, self.reopen)

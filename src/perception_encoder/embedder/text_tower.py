@@ -1,12 +1,12 @@
 """The text tower of a vision-only model: that of its twin, which has the same vision tower.
 
-The fingerprint of the vision tower in the twin's file must be the model's, so both embed into one
-space.
+Where the twin's whole file is in the cache, the fingerprint of its vision tower must be the
+model's. A text tower that was fetched alone comes out of the twin's file in its own repository; the
+first and last tensors of the vision tower, which come with it, must equal the model's.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from perception_encoder.checkpoints import Checkpoint, is_cached, locate
 from perception_encoder.checkpoints.known_weights import identify_towers
+from perception_encoder.checkpoints.locate import find_tokenizer
+from perception_encoder.checkpoints.text_towers import fetch_text_tower, has_vision_tower_of
 from perception_encoder.errors import (
     CheckpointError,
     DownloadError,
@@ -27,8 +29,6 @@ from perception_encoder.registry import ModelConfig, ModelEntry, find
 
 if TYPE_CHECKING:
     from perception_encoder.backends import Backend
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,20 @@ def describe_missing_text(model_id: str) -> str:
 
 
 def open_text_tower(
-    model_id: str, fingerprint: str, *, local_files_only: bool = False
+    model_id: str,
+    fingerprint: str,
+    *,
+    weights: Path | None = None,
+    local_files_only: bool = False,
 ) -> TextTower:
     """Open the text tower of a model's twin, from the cache or the hub.
+
+    Only the text tower is downloaded where the hub sends parts of the file.
 
     Args:
         model_id: of the vision-only model.
         fingerprint: of its weights.
+        weights: its file, to compare the first and last tensors of the vision tower with.
         local_files_only: never use the network.
 
     Raises:
@@ -85,22 +92,35 @@ def open_text_tower(
     twin = find_text_twin(model_id)
     if twin is None:
         raise UnsupportedOperationError(describe_missing_text(model_id))
-    if is_cached(twin) is None:
-        logger.warning(
-            "%s reads no text; fetching its twin %s (%s M parameters) for its text tower",
-            *(model_id, twin.id, f"{twin.num_parameters / 1e6:,.0f}"),
-        )
     try:
-        checkpoint = locate(twin.id, local_files_only=local_files_only)
+        part = None
+        if is_cached(twin) is None:
+            part = fetch_text_tower(twin, local_files_only=local_files_only)
+        if part is None:
+            checkpoint = locate(twin.id, local_files_only=local_files_only)
+        else:
+            vocabulary = find_tokenizer(twin.config, part.parent, local_files_only=local_files_only)
+            checkpoint = Checkpoint(
+                config=twin.config,
+                path=part,
+                tokenizer=vocabulary,
+                entry=twin,
+                preprocess=None,
+                source=f"the text tower of {twin.id}, in {part}",
+            )
     except DownloadError as err:
         raise type(err)(
             f"{model_id} reads no text, and the text tower of its twin could not be had: {err}"
         ) from err
-    _, found = run_on_usable_thread(partial(identify_towers, checkpoint))
-    if found != fingerprint:
+    if part is None:
+        found = run_on_usable_thread(partial(identify_towers, checkpoint))[1]
+        is_twin = found == fingerprint
+    else:
+        is_twin = weights is None or has_vision_tower_of(part, weights) is not False
+    if not is_twin:
         raise CheckpointError(
-            f"{checkpoint.path}: the vision tower in it ({found}) is not the one of {model_id} "
-            f"that is open ({fingerprint}), so its texts cannot be compared with these images. Use "
+            f"{checkpoint.path}: its vision tower is not the one of {model_id} that is open "
+            f"(fingerprint {fingerprint}), so its texts cannot be compared with these images. Use "
             "a model that has both towers"
         )
     if checkpoint.tokenizer is None:
