@@ -102,6 +102,7 @@ def test_keys_are_made_and_asked_for(tmp_path):
         (["--key-file", "empty"], "holds no key"),
         (["--key-file", "missing"], "missing"),
         (["--port", "70000"], "Invalid value for '--port'"),
+        (["--immich-ml", "immich:3003"], "no address of Immich's machine-learning server"),
     ],
 )
 def test_what_it_cannot_start_with(tmp_path, arguments, message):

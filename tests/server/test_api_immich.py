@@ -133,6 +133,11 @@ def test_the_health_check_is_answered_as_by_immichs_own_server(server):
     assert reply.headers["content-type"].startswith("text/plain")
 
 
+def test_a_server_whose_models_are_not_loaded_is_unhealthy(server, monkeypatch):
+    monkeypatch.setattr(server.services.served_models, "is_ready", False)
+    assert server.client.get("/ping").status_code == 503
+
+
 def test_an_image_is_embedded_and_measured(server):
     reply = predict(server, VISUAL, blob(image(1, 50, 30)))
     expected = server.model.embed_images([image(1, 50, 30)])[0]
@@ -208,6 +213,15 @@ def test_embeddings_are_never_passed_on(passing_server):
     assert predict(passing_server, unknown, blob(image(1))).status_code == 404
     assert predict(passing_server, {**unknown, **FACES}, blob(image(1))).status_code == 404
     assert len(Machine.asked) == count
+
+
+@pytest.mark.parametrize("value", ["NaN", "9" * 5000, '"\\ud800"', "[" * 500])
+def test_options_that_are_no_json_are_not_passed_on(passing_server, value):
+    count = len(Machine.asked)
+    entries = json.dumps(OCR).replace("736", value)
+    reply = predict(passing_server, entries, blob(image(1)))
+    assert (reply.status_code, len(Machine.asked)) == (422, count)
+    assert reply.json()["detail"].startswith("entries: no valid JSON")
 
 
 @pytest.mark.parametrize(

@@ -205,11 +205,8 @@ async def _read_request(request: Request, services: Services) -> _Wanted:
         content = text if image is None else await image.read()
     finally:
         await form.close()
-    entries = fields.texts.get("entries", "")
-    if not entries or len(entries) > _MAX_ENTRIES:
-        message = f"entries: send JSON of at most {_MAX_ENTRIES:,} characters"
-        raise ApiError(400, "invalid_request", message)
-    tasks = validate(_TASKS.validate_json, entries, ("entries",))
+    written = _parse_entries(fields.texts.get("entries", ""))
+    tasks = validate(_TASKS.validate_python, written, ("entries",))
     if content is None:
         raise ApiError(400, "invalid_request", "send an image or a text beside the entries")
     needed = "textual" if isinstance(content, str) else "visual"
@@ -219,9 +216,18 @@ async def _read_request(request: Request, services: Services) -> _Wanted:
         raise ApiError(400, "invalid_request", message)
     if isinstance(content, str):
         check_texts([(0, content, "text")])
-    written = from_json(entries)  # with all options
-    others = {task: written[task] for task in tasks}
+    others = {task: written[task] for task in tasks}  # with all their options
     return _Wanted(None if clip is None else clip[needed].model_name, others, content)
+
+
+def _parse_entries(entries: str) -> Any:
+    if not entries or len(entries) > _MAX_ENTRIES:
+        message = f"entries: send JSON of at most {_MAX_ENTRIES:,} characters"
+        raise ApiError(400, "invalid_request", message)
+    try:
+        return from_json(entries, allow_inf_nan=False)
+    except ValueError as err:
+        raise ApiError(422, "invalid_request", f"entries: no valid JSON: {err}") from err
 
 
 def _read_fields(form: FormData) -> _Fields:
