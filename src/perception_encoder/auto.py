@@ -41,6 +41,7 @@ class AutoModel:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         cache: str | os.PathLike[str] | None = None,
         revision: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         ema: bool = True,
         local_files_only: bool = False,
         random_weights: bool = False,
@@ -66,6 +67,9 @@ class AutoModel:
             max_pixels: larger images are refused before they are decoded.
             cache: a file that caches embeddings by content; created if it does not exist.
             revision: branch, tag or commit of the hub repository.
+            adapter: a LoRA adapter as PEFT saves it (folder, file or hub repository), to be merged
+                into the model. The path of an adapter whose config names its base is a model's path
+                itself.
             ema: take the averaged weights (EMA) of a training checkpoint that has plain ones, too.
             local_files_only: never use the network.
             random_weights: a registered model with random weights, for benchmarks.
@@ -92,6 +96,7 @@ class AutoModel:
                 model_name_or_path,
                 model=model,
                 revision=revision,
+                adapter=adapter,
                 ema=ema,
                 local_files_only=local_files_only,
             )
@@ -101,7 +106,7 @@ class AutoModel:
         name = os.fspath(model_name_or_path)
         opened.reopen = partial(
             _reopen,
-            os.path.abspath(name) if os.path.exists(name) else name,
+            _absolute(name),
             model=model,
             device=options.device,
             backend=backend,
@@ -111,11 +116,18 @@ class AutoModel:
             max_pixels=max_pixels,
             cache=None if cache is None else os.path.abspath(cache),
             revision=revision,
+            adapter=_absolute(adapter) if adapter is not None else None,
             ema=ema,
             local_files_only=local_files_only,
             random_weights=random_weights,
         )
         return opened
+
+
+def _absolute(name: str | os.PathLike[str]) -> str:
+    """Return a path that other working folders understand; a name as it is."""
+    name = os.fspath(name)
+    return os.path.abspath(name) if os.path.exists(name) else name
 
 
 @lru_cache(maxsize=4)

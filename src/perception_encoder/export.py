@@ -93,7 +93,7 @@ def read_calibration_images(
     return np.stack(found)
 
 
-def export_pretrained(
+def export_pretrained(  # noqa: PLR0913  one parameter for each option
     name_or_path: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
@@ -102,6 +102,7 @@ def export_pretrained(
     precision: Precision = "fp32",
     preprocess: PreprocessName | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> "dict[str, ExportDrift]":
     """Write a model as graphs of a backend, which `AutoModel.from_pretrained` opens without torch.
@@ -117,6 +118,7 @@ def export_pretrained(
         calibration: a folder of images like those that the model will see, for OpenVINO's int8 to
             measure its ranges on, and a few others of it to try the graphs on. None takes the
             bundled drawings.
+        adapter: as in `AutoModel.from_pretrained`.
         local_files_only: never use the network.
 
     Returns:
@@ -145,7 +147,9 @@ def export_pretrained(
         )
     from perception_encoder.backends.graph_export import export_graphs
 
-    checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
+    checkpoint = locate(
+        name_or_path, model=model, adapter=adapter, local_files_only=local_files_only
+    )
     config = checkpoint.config
     preprocess = preprocess or checkpoint.preprocess or "standard"
     processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
@@ -185,6 +189,7 @@ def export_roboflow_package(
     *,
     model: str | None = None,
     preprocess: PreprocessName | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> None:
     """Write a model as a saved folder with a module that Roboflow's loader runs.
@@ -197,6 +202,7 @@ def export_roboflow_package(
         folder: where it goes; an earlier package or saved model there is replaced.
         model: as in `AutoModel.from_pretrained`.
         preprocess: what opening the folder will choose; None takes what the model was saved with.
+        adapter: as in `AutoModel.from_pretrained`.
         local_files_only: never use the network.
 
     Raises:
@@ -206,11 +212,10 @@ def export_roboflow_package(
     from perception_encoder.checkpoints.load import load_model
     from perception_encoder.checkpoints.save import save_model
 
-    checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
-    text, vocabulary = checkpoint.config.text, checkpoint.tokenizer
-    tokenizer = (
-        Tokenizer.from_file(vocabulary, text.context_length) if text and vocabulary else None
+    checkpoint = locate(
+        name_or_path, model=model, adapter=adapter, local_files_only=local_files_only
     )
+    tokenizer = _tokenizer(checkpoint)
     preprocess = preprocess or checkpoint.preprocess or "standard"
     folder = Path(folder).expanduser()
     save_model(load_model(checkpoint).model, folder, tokenizer, preprocess=preprocess)
@@ -219,3 +224,34 @@ def export_roboflow_package(
         (folder / "model_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
     except OSError as err:
         raise CheckpointWriteError(f"{folder}: cannot be written ({err.strerror or err})") from err
+
+
+def export_open_clip(
+    name_or_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> None:
+    """Write a model as a snapshot that open_clip opens as `local-dir:FOLDER`.
+
+    Args:
+        name_or_path: as in `AutoModel.from_pretrained`.
+        folder: where it goes; an earlier snapshot there is replaced.
+        model: as in `AutoModel.from_pretrained`.
+        adapter: as in `AutoModel.from_pretrained`.
+        local_files_only: never use the network.
+
+    Raises:
+        UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
+        CheckpointError: the weights are damaged or an export, open_clip has no such model, or the
+            folder holds something else.
+    """
+    from perception_encoder.checkpoints.load import load_model
+    from perception_encoder.checkpoints.open_clip_snapshot import save_open_clip
+
+    checkpoint = locate(
+        name_or_path, model=model, adapter=adapter, local_files_only=local_files_only
+    )
+    save_open_clip(load_model(checkpoint).model, Path(folder), _tokenizer(checkpoint))

@@ -30,6 +30,7 @@ BackendKind: TypeAlias = BackendName | Literal["numpy"]
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 PreprocessName: TypeAlias = Literal["standard", "reference", "fast"]
+SaveFormat: TypeAlias = Literal["perception-encoder", "open_clip"]
 ColorFormat: TypeAlias = Literal["bgr", "rgb"]
 
 

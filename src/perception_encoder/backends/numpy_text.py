@@ -34,7 +34,7 @@ class NumpyTextBackend:
         fingerprint: of its weights, from an earlier opening.
 
     Raises:
-        CheckpointError: another kind of file, or tensors are missing.
+        CheckpointError: another kind of file, an adapter to merge, or tensors are missing.
     """
 
     name: BackendKind = "numpy"
@@ -45,6 +45,8 @@ class NumpyTextBackend:
     def __init__(self, checkpoint: Checkpoint, fingerprint: str) -> None:
         if checkpoint.config.text is None:
             raise UnsupportedOperationError(f"{checkpoint.config.id} reads no text")
+        if checkpoint.adapter is not None:
+            raise CheckpointError(f"{checkpoint.path}: its adapter is merged by another backend")
         self._config: TextConfig = checkpoint.config.text
         self._tensors = MappedTensors(checkpoint.path, ema=checkpoint.ema)
         self._scheme = recognize_scheme(self._tensors.keys())

@@ -188,6 +188,53 @@ def parse_open_clip(data: Mapping[str, Any], name: str, *, has_vocabulary: bool)
     return replace(config, id=name if registered is None else registered.id)
 
 
+def describe_for_open_clip(config: ModelConfig) -> dict[str, Any] | None:
+    """Return the JSON of a snapshot of a model; None where open_clip has no such vision tower.
+
+    Other parts are described as far as open_clip has words for them: read it again and compare.
+    """
+    vision, text, image = config.vision, config.text, config.image
+    if text is None:
+        return None
+    trunk = next((t for t, name in _PE_TRUNKS.items() if find(name).config.vision == vision), None)
+    described: dict[str, Any] = {"image_size": vision.image_size}
+    if trunk is not None:
+        described |= {"timm_model_name": trunk, "timm_model_pretrained": False}
+        described |= {"timm_pool": "map", "timm_proj": None}
+    elif vision.pooling == "class_token" and not vision.has_rope:
+        described |= {"layers": vision.depth, "width": vision.width}
+        described |= {"head_width": vision.width // vision.num_heads}
+        described |= {"mlp_ratio": vision.mlp_width / vision.width}
+        described |= {"patch_size": vision.patch_size}
+    else:
+        return None
+    resize = next(theirs for theirs, ours in _RESIZES.items() if ours == image.resize)
+    return {
+        "model_cfg": {
+            "embed_dim": config.embed_dim,
+            "quick_gelu": text.activation == "quick_gelu",
+            "vision_cfg": described,
+            "text_cfg": {
+                "context_length": text.context_length,
+                "vocab_size": text.vocab_size,
+                "width": text.width,
+                "heads": text.num_heads,
+                "layers": text.depth,
+                "mlp_ratio": text.mlp_width / text.width,
+            },
+            "custom_text": trunk is not None,
+        },
+        "preprocess_cfg": {
+            "size": vision.image_size,
+            "mode": "RGB",
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "interpolation": image.interpolation,
+            "resize_mode": resize,
+        },
+    }
+
+
 def _or_none(name: str) -> ModelConfig | None:
     try:
         return find(name).config

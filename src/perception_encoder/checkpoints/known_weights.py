@@ -191,6 +191,8 @@ def _note_path(checkpoint: Checkpoint, folder: Path | None) -> Path:
     named = os.fsencode(checkpoint.path.absolute()) + checkpoint.config.digest().encode()
     if not checkpoint.ema:
         named += b" without averages"
+    if checkpoint.adapter is not None:
+        named += os.fsencode(checkpoint.adapter.weights.absolute())
     name = hashlib.sha256(named).hexdigest()[:16]
     return (folder or default_cache_folder()) / "weights" / f"{name}.json"
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from perception_encoder.checkpoints.adapters import merge_adapter
 from perception_encoder.checkpoints.locate import Checkpoint
 from perception_encoder.checkpoints.remap import ParameterPart, plan_parameters
 from perception_encoder.checkpoints.tensors import WatchedFile, fingerprint_of, open_tensors
@@ -34,7 +35,8 @@ _NUM_DRAWN: Final = 4_194_301
 class LoadedModel:
     """A model in eval mode without gradients, and the name of its weights.
 
-    `fingerprint` and `logit_scale` are of the weights as stored, before any conversion. A cosine is
+    `fingerprint` and `logit_scale` are of the weights as stored and merged with an adapter, before
+    any conversion. A cosine is
     multiplied by `logit_scale` before a softmax; it is 1.0 for models without text. `watched` is
     the file where parameters are views of it, to be checked whenever the model is used.
     """
@@ -78,12 +80,15 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     if file.choice is not None:
         logger.warning("%s: %s", path, file.choice)
     state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
+    merged = merge_adapter(checkpoint.adapter, state) if checkpoint.adapter is not None else {}
+    state |= merged
     fingerprint = fingerprint_of(state, checkpoint.config)
     logit_scale = float(state["logit_scale"].float().exp()) if "logit_scale" in state else 1.0
     target = dtype or reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
     if any(tensor.dtype != target for tensor in state.values()):
         del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
         state = _converted(checkpoint, pieces, target)
+        state |= {name: tensor.to(target) for name, tensor in merged.items()}
         is_mapped = False
     for one in watched:
         one.check()

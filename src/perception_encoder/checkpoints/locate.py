@@ -12,6 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from perception_encoder.checkpoints.adapters import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAMES,
+    AdapterFiles,
+    find_adapter,
+    read_base,
+)
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
@@ -108,6 +115,7 @@ class Checkpoint:
         source: where it came from, for people.
         graphs: what an exported folder holds in place of weights; None for weights.
         ema: whether averaged weights are taken where a file has plain ones, too.
+        adapter: a LoRA adapter that loading merges into the weights.
     """
 
     config: ModelConfig
@@ -118,6 +126,7 @@ class Checkpoint:
     source: str
     graphs: ExportedFiles | None = None
     ema: bool = True
+    adapter: AdapterFiles | None = None
 
     def list_files(self) -> list[Path]:
         """Return all files that the weights are read from.
@@ -125,7 +134,8 @@ class Checkpoint:
         Raises:
             CheckpointError: the index of several files cannot be used.
         """
-        return list_weight_files(self.path)
+        adapter = [self.adapter.config, self.adapter.weights] if self.adapter is not None else []
+        return list_weight_files(self.path) + adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,7 @@ def locate(
     *,
     model: str | None = None,
     revision: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     ema: bool = True,
     local_files_only: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -149,9 +160,10 @@ def locate(
 
     Args:
         name_or_path: a file or folder (which wins over a name of the same spelling), a registered
-            id or alias, or a hub repository.
+            id or alias, or a hub repository; also an adapter's, whose config names its base.
         model: the registered model a path is of, where its name or folder does not say.
         revision: branch, tag or commit of the hub repository.
+        adapter: a folder, file or hub repository of a LoRA adapter to merge into the model.
         ema: take averaged weights (EMA) where a training checkpoint has plain ones, too.
         local_files_only: never use the network.
         cache_dir: another folder than the hub's own cache.
@@ -163,7 +175,80 @@ def locate(
         ValueError: `model` was given with a name, or `revision` with a path.
     """
     reach = _Reach(local_files_only, Path(cache_dir).expanduser() if cache_dir else None)
-    return replace(_locate(name_or_path, model, revision, reach), ema=ema)
+    found = _locate(name_or_path, model, revision, reach)
+    if adapter is not None:
+        found = _with_adapter(found, _locate_adapter(adapter, reach))
+    return replace(found, ema=ema)
+
+
+def _with_adapter(base: Checkpoint, adapter: AdapterFiles) -> Checkpoint:
+    name = adapter.config.parent
+    if base.adapter is not None:
+        raise CheckpointError(
+            f"{base.adapter.config.parent} is an adapter itself: one is merged at a time. Save the "
+            "merged model with save_pretrained, and use that as the base of the other"
+        )
+    if base.graphs is not None:
+        raise CheckpointError(
+            f"{base.path.parent} is an export, which has graphs in place of weights: no adapter "
+            f"can be merged. Give the model that it was made from, and export it with {name}"
+        )
+    return replace(base, adapter=adapter, source=f"{base.source}, with the adapter {name}")
+
+
+def _locate_adapter(name_or_path: str | os.PathLike[str], reach: _Reach) -> AdapterFiles:
+    path = Path(name_or_path).expanduser()
+    found = find_adapter(path) if path.exists() else None
+    name = os.fspath(name_or_path).strip()
+    if found is None and not path.exists() and _REPO.fullmatch(name):
+        try:
+            config = fetch(name, ADAPTER_CONFIG_NAME, **asdict(reach))
+            found = _fetch_adapter(name, config, reach)
+        except NotOnHubError as err:
+            raise UnknownModelError(f"no adapter {name!r} here or on the hub: {err}") from err
+    if found is None:
+        raise CheckpointError(
+            f"{path}: no adapter: it should be a folder with {ADAPTER_CONFIG_NAME} and "
+            f"{ADAPTER_WEIGHTS_NAMES[0]}, as PEFT's save_pretrained writes them"
+        )
+    return found
+
+
+def _fetch_adapter(repo: str, config: Path, reach: _Reach) -> AdapterFiles:
+    """Fetch the weights of the same commit as the config."""
+    for name in ADAPTER_WEIGHTS_NAMES:
+        with suppress(NotOnHubError):
+            path = fetch(repo, name, revision=config.parent.name, **asdict(reach))
+            return AdapterFiles(config, path)
+    raise CheckpointError(
+        f"{repo}: an adapter without its weights: {' or '.join(ADAPTER_WEIGHTS_NAMES)} is missing"
+    )
+
+
+def _from_adapter(adapter: AdapterFiles, entry: ModelEntry | None, reach: _Reach) -> Checkpoint:
+    """Find the base that an adapter names, and put the two together."""
+    named, revision = read_base(adapter)
+    if entry is not None:
+        named, revision = entry.id, None
+    if named is None:
+        raise CheckpointError(
+            f"{adapter.config}: base_model_name_or_path is empty, so the base model is not known. "
+            "Write the model's id or path there, or give the model first and the adapter as "
+            "adapter= (`pe export --adapter`)"
+        )
+    is_path = Path(named).expanduser().exists()
+    if is_path and find_adapter(Path(named).expanduser()) is not None:
+        raise CheckpointError(
+            f"{adapter.config}: the base {named} is an adapter itself. Save the base merged with "
+            "it, and name that"
+        )
+    try:
+        base = _locate(named, None, None if is_path else revision, reach)
+    except UnknownModelError as err:
+        raise CheckpointError(
+            f"{adapter.config}: the base that base_model_name_or_path names cannot be opened: {err}"
+        ) from err
+    return _with_adapter(base, adapter)
 
 
 def _locate(
@@ -187,6 +272,9 @@ def _locate(
 
 
 def _from_path(path: Path, entry: ModelEntry | None, reach: _Reach, source: str) -> Checkpoint:
+    adapter = find_adapter(path)
+    if adapter is not None:
+        return _from_adapter(adapter, entry, reach)
     contents = read_folder(path) if path.is_dir() else FolderContents(path, None)
     if not path.is_dir() and entry is None:
         contents = read_beside(path) or contents
@@ -253,16 +341,17 @@ def _from_repository(repo: str, revision: str | None, reach: _Reach) -> Checkpoi
         return None
 
     try:
-        config = first_of((OPEN_CLIP_CONFIG_NAME, CONFIG_NAME), revision)
+        config = first_of((OPEN_CLIP_CONFIG_NAME, ADAPTER_CONFIG_NAME, CONFIG_NAME), revision)
+        if config is not None and config.name == ADAPTER_CONFIG_NAME:
+            return _from_adapter(_fetch_adapter(repo, config, reach), None, reach)
         is_open_clip = config is not None and config.name == OPEN_CLIP_CONFIG_NAME
         if config is not None and (is_open_clip or is_own_folder(config.parent)):
             # The folder is named after the commit: all files must be of the same.
             commit = config.parent.name
             names = OPEN_CLIP_WEIGHTS_NAMES if is_open_clip else (WEIGHTS_NAME,)
             weights = first_of([*names, *(name + INDEX_SUFFIX for name in names)], commit)
-            if weights is not None and is_shard_index(weights):
-                for shard in sorted(set(parse_shard_index(weights).values())):
-                    first_of((shard,), commit)
+            for shard in _list_shards(weights):
+                first_of((shard,), commit)
             with suppress(DownloadError):  # most snapshots have one, and most can do without
                 first_of((TOKENIZER_NAME,), commit)
             return _from_path(config.parent, None, reach, f"the hub's {repo} at {commit}")
@@ -273,6 +362,11 @@ def _from_repository(repo: str, revision: str | None, reach: _Reach) -> Checkpoi
         f"{repo!r} is no registered model, and no hub repository that can be used: "
         f"{'; '.join(refusals)}. `pe models` lists the registered ones"
     )
+
+
+def _list_shards(weights: Path | None) -> list[str]:
+    is_index = weights is not None and is_shard_index(weights)
+    return sorted(set(parse_shard_index(weights).values())) if weights and is_index else []
 
 
 def _find_or_none(name: str) -> ModelEntry | None:

@@ -10,9 +10,10 @@ Sources of the names: perception_models core/vision_encoder/pe.py (`CLIP`, `Visi
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from perception_encoder.errors import CheckpointError
+from perception_encoder.registry import ModelConfig
 
 Shape = tuple[int, ...]
 
@@ -24,23 +25,33 @@ class Transform:
     """How a tensor of the file becomes one of ours.
 
     `apply` takes a torch tensor or a numpy array and may return a view; `file_shapes` gives, from
-    our shape, the shapes the file may hold.
+    our shape, the shapes the file may hold, the usual one first; `invert` makes the file's tensor
+    of ours, where that is all of it.
     """
 
     apply: Callable[[Any], Any]
     file_shapes: Callable[[Shape], tuple[Shape, ...]]
+    invert: Callable[[Any], Any]
 
 
-_AS_IS: Final = Transform(lambda t: t, lambda ours: (ours,))
-_TRANSPOSED: Final = Transform(lambda t: t.T, lambda ours: (ours[::-1],))
-_WITHOUT_ONE_AXIS: Final = Transform(lambda t: t[0], lambda ours: ((1, *ours),))
-_WITHOUT_TWO_AXES: Final = Transform(lambda t: t[0, 0], lambda ours: ((1, 1, *ours),))
+def _only_a_part(tensor: object) -> NoReturn:
+    raise NotImplementedError("several of our tensors are one of the file's")
+
+
+_AS_IS: Final = Transform(lambda t: t, lambda ours: (ours,), lambda t: t)
+_TRANSPOSED: Final = Transform(lambda t: t.T, lambda ours: (ours[::-1],), lambda t: t.T)
+_WITHOUT_ONE_AXIS: Final = Transform(lambda t: t[0], lambda ours: ((1, *ours),), lambda t: t[None])
+_WITHOUT_TWO_AXES: Final = Transform(
+    lambda t: t[0, 0], lambda ours: ((1, 1, *ours),), lambda t: t[None, None]
+)
 # open_clip writes the logit scale as () or (1,), by version.
-_SCALAR: Final = Transform(lambda t: t.reshape(()), lambda _: ((), (1,)))
+_SCALAR: Final = Transform(lambda t: t.reshape(()), lambda _: ((), (1,)), lambda t: t)
 # Rows of a fused attention input: queries, then keys, then values.
-_QUERY_ROWS: Final = Transform(lambda t: t[: len(t) // 3], lambda ours: ((3 * ours[0], *ours[1:]),))
+_QUERY_ROWS: Final = Transform(
+    lambda t: t[: len(t) // 3], lambda ours: ((3 * ours[0], *ours[1:]),), _only_a_part
+)
 _KEY_VALUE_ROWS: Final = Transform(
-    lambda t: t[len(t) // 3 :], lambda ours: ((3 * ours[0] // 2, *ours[1:]),)
+    lambda t: t[len(t) // 3 :], lambda ours: ((3 * ours[0] // 2, *ours[1:]),), _only_a_part
 )
 
 
@@ -193,7 +204,7 @@ class NamingScheme:
         return key.startswith(tuple(root + "." for root in roots)) or key in roots
 
 
-_SCHEMES: Final = (
+SCHEMES: Final = (
     NamingScheme("ours", "vision.patch_embed.weight", None, "vision.", None, "text."),
     NamingScheme(
         "open_clip's, with a timm vision tower",
@@ -217,7 +228,13 @@ _SCHEMES: Final = (
 )
 
 
-MARKERS: Final = frozenset(scheme.marker for scheme in _SCHEMES)
+MARKERS: Final = frozenset(scheme.marker for scheme in SCHEMES)
+
+
+def choose_open_clip_scheme(config: ModelConfig) -> NamingScheme:
+    """Return the names of open_clip's own models: timm's towers for PE, OpenAI's for CLIP."""
+    marker = "visual.trunk." if config.vision.has_rope else "visual.conv1."
+    return next(scheme for scheme in SCHEMES if scheme.marker.startswith(marker))
 
 
 def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
@@ -227,12 +244,12 @@ def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
         CheckpointError: nobody's that we know; the message shows some keys.
     """
     keys = set(keys)
-    for scheme in _SCHEMES:
+    for scheme in SCHEMES:
         if scheme.marker in keys:
             return scheme
     raise CheckpointError(
         f"these are not the weights of a Perception Encoder or CLIP: none of "
-        f"{', '.join(scheme.marker for scheme in _SCHEMES)} is among its {len(keys)} tensors"
+        f"{', '.join(scheme.marker for scheme in SCHEMES)} is among its {len(keys)} tensors"
         f"{list_names(sorted(keys), lead=', which are ')}{explain_unexpected(keys)}"
     )
 

@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
@@ -25,7 +25,10 @@ from perception_encoder.errors import CheckpointError, CheckpointWriteError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import PreprocessName
+from perception_encoder.types import PreprocessName, SaveFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
@@ -102,6 +105,7 @@ def save_checkpoint(
     *,
     fingerprint: str,
     preprocess: PreprocessName,
+    format: SaveFormat = "perception-encoder",
 ) -> None:
     """Read a checkpoint again and save it; a backend may have rounded the weights that it holds.
 
@@ -111,9 +115,11 @@ def save_checkpoint(
         tokenizer: see `save_model`.
         fingerprint: of the weights that the model was opened with.
         preprocess: see `save_model`.
+        format: whose: this package's, or open_clip's.
 
     Raises:
-        CheckpointError: the folder holds something else, or the checkpoint has other weights now.
+        CheckpointError: the folder holds something else, the checkpoint has other weights now, or
+            open_clip has no such model.
         CheckpointWriteError: the folder cannot be written.
     """
     model = random_model(source) if isinstance(source, ModelConfig) else load_model(source).model
@@ -122,7 +128,12 @@ def save_checkpoint(
             f"{model.config.id}: the file that it was opened from has other weights now, so they "
             "cannot be saved; open it again"
         )
-    save_model(model, folder, tokenizer, preprocess=preprocess)
+    if format == "open_clip":
+        from perception_encoder.checkpoints.open_clip_snapshot import save_open_clip
+
+        save_open_clip(model, folder, tokenizer)
+    else:
+        save_model(model, folder, tokenizer, preprocess=preprocess)
 
 
 def save_model(
@@ -147,9 +158,6 @@ def save_model(
         CheckpointError: the folder exists, is not empty, and was not written by this function.
         CheckpointWriteError: it cannot be written, because the disk is full for instance.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     folder = folder.expanduser().absolute()
     if folder.exists() and not _may_overwrite(folder):
         raise CheckpointError(
@@ -157,26 +165,39 @@ def save_model(
         )
     with stage_folder(folder) as new:
         tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-        try:
-            save_file(tensors, new / WEIGHTS_NAME, metadata={"format": "pt"})
-        except SafetensorError as err:
-            raise OSError(str(err)) from err
+        write_tensors(tensors, new / WEIGHTS_NAME)
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
         (new / CONFIG_NAME).write_text(format_config(model.config, preprocess), encoding="utf-8")
         # safetensors lets nobody but the owner read; let the user's umask decide, as elsewhere.
         shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)
-        _move_into_place(new, folder)
+        move_into_place(new, folder, (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME))
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as err:
+        raise OSError(str(err)) from err
 
 
 def _may_overwrite(folder: Path) -> bool:
     return folder.is_dir() and (is_own_folder(folder) or not any(folder.iterdir()))
 
 
-def _move_into_place(new: Path, folder: Path) -> None:
+def move_into_place(new: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files one after the other; a tokenizer of before goes where there is no new one."""
     folder.mkdir(exist_ok=True)
     if not (new / TOKENIZER_NAME).exists():
         (folder / TOKENIZER_NAME).unlink(missing_ok=True)
-    for name in (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME):
+    for name in names:
         if (new / name).exists():
             os.replace(new / name, folder / name)

@@ -73,36 +73,37 @@ def open_tensors(path: Path, *, ema: bool = True) -> TensorFile:
         CheckpointError: it is missing, empty, damaged, of another format, or holds more than
             tensors, or several models.
     """
-    if is_shard_index(path):
-        tensors, is_mapped = _open_shards(path)
-    else:
-        tensors, is_mapped = _open_file(path)
+    file = _open_shards(path) if is_shard_index(path) else open_raw_tensors(path)
     try:
-        found = find_model_names(tensors, ema=ema)
+        found = find_model_names(file.tensors, ema=ema)
     except CheckpointError as err:
         raise CheckpointError(f"{path}: {err}") from err
-    named = {name: tensors[key] for name, key in found.stored.items()}
-    return TensorFile(named, is_mapped, found.choice)
+    named = {name: file.tensors[key] for name, key in found.stored.items()}
+    return TensorFile(named, file.is_mapped, found.choice)
 
 
-def _open_shards(path: Path) -> tuple[dict[str, Tensor], bool]:
+def _open_shards(path: Path) -> TensorFile:
     tensors: dict[str, Tensor] = {}
     are_mapped = True
     for shard, names in read_shard_index(path).items():
-        opened, is_mapped = _open_file(shard)
-        if opened.keys() != names:
-            wrong = sorted(opened.keys() ^ names)
+        opened = open_raw_tensors(shard)
+        if opened.tensors.keys() != names:
+            wrong = sorted(opened.tensors.keys() ^ names)
             raise CheckpointError(
                 f"{path}: {shard.name} does not hold what the index says"
                 f"{list_names(wrong, lead='; only one of them has ')}. Download or copy all again"
             )
-        tensors.update(opened)
-        are_mapped = are_mapped and is_mapped
-    return tensors, are_mapped
+        tensors.update(opened.tensors)
+        are_mapped = are_mapped and opened.is_mapped
+    return TensorFile(tensors, are_mapped)
 
 
-def _open_file(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Return the tensors of one file, and whether they are mapped."""
+def open_raw_tensors(path: Path) -> TensorFile:
+    """Open one file; a training program's wrappers stay in the names.
+
+    Raises:
+        CheckpointError: as `open_tensors`.
+    """
     if path.is_fifo():  # opening one would wait for a writer
         raise CheckpointError(f"{path}: cannot be read (a pipe); name a file of weights")
     try:
@@ -111,11 +112,11 @@ def _open_file(path: Path) -> tuple[dict[str, Tensor], bool]:
     except OSError as err:
         raise CheckpointError(f"{path}: cannot be read ({err.strerror or err})") from err
     if header[8:9] == b"{":
-        return _open_safetensors(path), True
+        return TensorFile(_open_safetensors(path), is_mapped=True)
     if header[:2] == b"PK":
-        return _open_pickle(path, mmap=True), True
+        return TensorFile(_open_pickle(path, mmap=True), is_mapped=True)
     if header[:1] == b"\x80":
-        return _open_pickle(path, mmap=False), False
+        return TensorFile(_open_pickle(path, mmap=False), is_mapped=False)
     raise CheckpointError(f"{path}: {_other_format(header)}")
 
 

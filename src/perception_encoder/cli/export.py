@@ -21,9 +21,11 @@ def export(
     ],
     folder: Annotated[Path, typer.Argument(help="Folder for the export.")],
     format_: Annotated[
-        Literal["onnx", "openvino", "roboflow-package"],
+        Literal["onnx", "openvino", "open_clip", "roboflow-package"],
         typer.Option(
-            "--format", help="roboflow-package: the unchanged weights, for inference_models."
+            "--format",
+            help="open_clip: a snapshot that open_clip opens; roboflow-package: for "
+            "inference_models. Both have the unchanged weights.",
         ),
     ] = "onnx",
     precision: Annotated[
@@ -42,25 +44,38 @@ def export(
             show_default=False,
         ),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="Folder or repository of a LoRA adapter, to be merged into the model."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a model to ONNX, OpenVINO, or a package for Roboflow's inference_models.
+    """Export a model to ONNX, OpenVINO, open_clip, or Roboflow's inference_models.
 
     The graphs are compared with the model before they are saved, and the drift is printed. The
     folder works with --model like any other model. So does a roboflow-package, which Roboflow's
-    AutoModel.from_pretrained opens, too.
+    AutoModel.from_pretrained opens, too, and an open_clip snapshot.
 
     Examples:
         pe export PE-Core-T16-384 t16-onnx --precision int8
         pe index photos --model t16-onnx
         pe export PE-Core-B16-224 b16 --format openvino --precision int8 --calibration photos
         pe export PE-Core-L14-336 l14 --format roboflow-package
+        pe export PE-Core-L14-336 mine --format open_clip --adapter my-lora
     """
     check_text_name(str(folder))
-    if format_ == "roboflow-package":
+    if format_ in ("roboflow-package", "open_clip"):
         if calibration is not None:
-            raise typer.BadParameter("a roboflow-package has no graphs; leave --calibration out")
-        _export_package(model, folder, precision, preprocess, as_json=as_json)
+            raise typer.BadParameter(f"{format_} has no graphs; leave --calibration out")
+        if precision != "fp32":
+            raise typer.BadParameter(f"{format_} has the unchanged weights; leave --precision out")
+    if format_ == "open_clip":
+        if preprocess is not None:
+            raise typer.BadParameter("open_clip prepares images itself; leave --preprocess out")
+        _export_snapshot(model, folder, adapter, as_json=as_json)
+        return
+    if format_ == "roboflow-package":
+        _export_package(model, folder, preprocess, adapter, as_json=as_json)
         return
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.export import export_pretrained
@@ -73,6 +88,7 @@ def export(
             precision=precision,
             preprocess=preprocess,
             calibration=calibration,
+            adapter=adapter,
         )
     if as_json:
         write_json(
@@ -95,19 +111,28 @@ def export(
 def _export_package(
     model: str,
     folder: Path,
-    precision: str,
     preprocess: PreprocessChoice | None,
+    adapter: str | None,
     *,
     as_json: bool,
 ) -> None:
     from perception_encoder.export import export_roboflow_package
 
-    if precision != "fp32":
-        raise typer.BadParameter(
-            "a roboflow-package has the unchanged weights; leave --precision out"
-        )
-    export_roboflow_package(model, folder, preprocess=preprocess)
+    export_roboflow_package(model, folder, preprocess=preprocess, adapter=adapter)
+    _report(folder, "roboflow-package", as_json=as_json)
+
+
+def _export_snapshot(model: str, folder: Path, adapter: str | None, *, as_json: bool) -> None:
+    from perception_encoder.cli.progress import show_steps
+    from perception_encoder.export import export_open_clip
+
+    with show_steps(f"exporting {model}", updates=False):
+        export_open_clip(model, folder, adapter=adapter)
+    _report(folder, "open_clip", as_json=as_json)
+
+
+def _report(folder: Path, format_: str, *, as_json: bool) -> None:
     if as_json:
-        write_json({"folder": str(folder), "format": "roboflow-package"})
+        write_json({"folder": str(folder), "format": format_})
     else:
         write_line(str(folder))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, Unpack, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ from perception_encoder.preprocess.crops import CropInput, crop_image
 from perception_encoder.preprocess.images import ResizedImage
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels, SaveFormat
 from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 if TYPE_CHECKING:
@@ -630,21 +630,29 @@ class EmbeddingModel:
             embed_dim=self._embed_dim(),
         )
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, format: SaveFormat = "perception-encoder"
+    ) -> Path:
         """Save the model as a folder that `AutoModel.from_pretrained` opens.
 
         Args:
             folder: for `config.json`, `model.safetensors` and `tokenizer.json`.
+            format: "open_clip" writes a snapshot that open_clip opens, too, as `local-dir:FOLDER`.
+                It says how images are prepared, but not `preprocess`.
 
         Returns:
             The folder.
 
         Raises:
             CheckpointError: the folder holds something else than a saved model, or cannot be
-                written; or the file of the weights has changed since it was opened.
+                written; the file of the weights has changed since it was opened; or open_clip has
+                no such model.
+            ValueError: no such format.
         """
         from perception_encoder.checkpoints.save import save_checkpoint
 
+        if format not in get_args(SaveFormat):
+            raise ValueError(f"format={format!r}; use one of {', '.join(get_args(SaveFormat))}")
         path = Path(folder).expanduser()
         run_on_usable_thread(
             partial(
@@ -654,6 +662,7 @@ class EmbeddingModel:
                 self._tokenizer,
                 fingerprint=self.backend.fingerprint,
                 preprocess=self.processor.name,
+                format=format,
             )
         )
         return path

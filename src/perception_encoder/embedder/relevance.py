@@ -254,7 +254,8 @@ def read_pooling_head(checkpoint: Checkpoint | None, fingerprint: str) -> Poolin
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
-    if not is_shard_index(checkpoint.path) and _is_safetensors(checkpoint.path):
+    is_one_file = checkpoint.adapter is None and not is_shard_index(checkpoint.path)
+    if is_one_file and _is_safetensors(checkpoint.path):
         tensors = MappedTensors(checkpoint.path, ema=checkpoint.ema)
         scheme = recognize_scheme(tensors.keys())
 
