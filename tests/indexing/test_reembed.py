@@ -329,6 +329,26 @@ def test_rows_that_changed_since_an_interruption_are_embedded_again(
         assert other.embed_image(source / name)[0] @ found[row.id] > 0.999
 
 
+def test_an_embedding_of_what_has_changed_and_is_gone_is_not_used(
+    model: EmbeddingModel, other: EmbeddingModel, folder: Path, tmp_path: Path
+) -> None:
+    files, path = save_drawings(folder, 6), tmp_path / "t.lance"
+    sources = open_sources([str(folder)], SourceOptions())
+    list(Run(model, Index.create(path, model.identity), sources).outcomes())
+    interrupt(path, other)
+    staged = find_staged(str(path))
+    assert staged is not None
+    gone = Path(next(staged.rows()).uri)
+    drawing(50).save(gone)
+    os.utime(gone, (1, 1))
+    list(Run(model, Index.open(path), sources).outcomes())
+    gone.unlink()
+    with pytest.raises(ImagesMissingError, match=f"1 of 6 images .*{gone.name}"):
+        reembed(path, other)
+    _, result = reembed(path, other, leave_missing=tmp_path / "missing.jsonl")
+    assert result == NewVectors(len(files) - 1, 1, 0, 0)
+
+
 def interrupt(path: Path, model: EmbeddingModel) -> None:
     """Begin to change the model, and stop after a few images are stored."""
     outcomes = Reembedding(Index.open(path), model, ReembedOptions(batch_size=3)).outcomes()

@@ -234,9 +234,8 @@ def test_photos_with_pe_nano_get_a_notice_and_commands(open_page, tmp_path):
         page = open_page(server.url)
         notice = page.get_by_role("note", name="Notice")
         expect(notice).to_contain_text("pe-nano, which knows drawings, not photos")
-        other = f"--index '{tmp_path}/my photos-PE-Core-S16-384.lance'"
         expect(notice.locator("pre")).to_have_text(
-            f"pe index {tmp_path} {other} --model PE-Core-S16-384\npe serve {other}"
+            f"pe index --reembed PE-Core-S16-384 --index '{index}'"
         )
         notice.get_by_role("button", name="Close the notice").click()
         expect(notice).to_be_hidden()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from perception_encoder.errors import IndexBusyError, IndexNotFoundError, IndexS
 from perception_encoder.index.commits import journaled_commit, open_latest
 from perception_encoder.index.full_text import create_full_text, update_full_text
 from perception_encoder.index.index import Index
-from perception_encoder.index.known_rows import DigestMap, digests_of_column
+from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
 from perception_encoder.index.schema import TEXT, VECTOR, with_model
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors
 from perception_encoder.index.tiles import TILE_OF
@@ -157,6 +157,12 @@ class StagedVectors:
     def find(self, ids: pa.StringArray) -> NDArray[np.int64]:
         """Return (N,) the places of rows; -1 for those without a vector."""
         return self._places.find(digests_of_column(ids))
+
+    def choose(self, ids: Iterable[str]) -> list[str]:
+        """Return those ids that have a vector."""
+        names = list(ids)
+        places = self._places.find(digests_of(names))
+        return [names[number] for number in np.flatnonzero(places >= 0)]
 
     def take(self, places: NDArray[np.int64]) -> pa.Table:
         """Return the vectors at places, and what they are of, in the order of the places."""

@@ -226,7 +226,7 @@ class Reembedding:
     def _swap(self) -> None:
         index, path = self._index, self._index.path
         staged = find_staged(path)
-        vectors = None if staged is None else StagedVectors(staged)
+        vectors = None if staged is None else self._collected(staged)
         missing = list(self._missing(vectors))
         if missing and (self._options.leave_missing is None or len(missing) == index.count()):
             raise ImagesMissingError(self._describe(missing))
@@ -235,6 +235,15 @@ class Reembedding:
         if missing and self._options.leave_missing is not None:
             _write_list(missing, self._options.leave_missing)
         self.result = commit_vectors(index, vectors, self._on_commit)
+
+    def _collected(self, staged: Index) -> StagedVectors:
+        """Return the new vectors, without those that an earlier call made of what is gone now."""
+        vectors = StagedVectors(staged)
+        stale = vectors.choose(self._failed)
+        if not stale:
+            return vectors
+        staged.delete(stale)
+        return StagedVectors(staged)
 
     def _missing(self, vectors: StagedVectors | None) -> Iterator[MissingImage]:
         """Yield the images and segments that have no new embedding."""

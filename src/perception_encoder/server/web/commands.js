@@ -24,8 +24,6 @@ export const serveWith = (model, paths) => command(serve(paths), "--model", quot
 export const removeDuplicates = (path, tier) =>
   command("pe duplicates --index", quoted(path), "--tier", tier, "--script remove.sh");
 
-/** Indexes a folder anew with another model, beside the old index. */
-export function indexAnew(path, folder, model) {
-  const other = path.replace(/(\.lance)?\/?$/, `-${model}.lance`);
-  return `${command(addImages(other, folder), "--model", model)}\n${serve([other])}`;
-}
+/** Changes the model of an index; a server that serves it notices. */
+export const reembed = (path, model) =>
+  command("pe index --reembed", quoted(model), "--index", quoted(path));
