@@ -22,7 +22,10 @@ pytestmark = [
 ]
 
 assert CORE.text is not None
+assert CLIP.text is not None
 SHALLOW = replace(CORE, vision=replace(CORE.vision, depth=1), text=replace(CORE.text, depth=1))
+# Of other code, so that nothing of it is known.
+OTHER = replace(CLIP, vision=replace(CLIP.vision, depth=1), text=replace(CLIP.text, depth=1))
 
 
 @pytest.fixture
@@ -57,15 +60,16 @@ def test_one_compilation_serves_every_batch_and_length():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # images and texts
 
 
-def test_without_a_compiler_it_says_what_is_missing():
+def test_without_a_compiler_it_says_what_is_missing(tmp_path, monkeypatch):
     import torch._inductor.config as inductor
 
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     settings = {"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True}
     with (
         inductor.patch(settings),
         pytest.raises(BackendUnavailableError, match=r"C\+\+ compiler.*without compile=True"),
     ):
-        open_random_backend(CLIP, replace(FP32_ON_CPU, compile=True))
+        open_random_backend(OTHER, replace(FP32_ON_CPU, compile=True))
 
 
 def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
