@@ -1,6 +1,7 @@
 """A second model orders the hits: an index of a model without sense, reranked by pe-nano."""
 
 import logging
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from documentation.blocks import blocks_of
 from PIL import Image
 from small_models import CORE, WITHOUT_TEXT, CountingBackend, open_tiny
+from video_clips import write_clip
 
 from perception_encoder import AutoModel, ImageIndex
 from perception_encoder.embedder import EmbeddingModel
@@ -184,6 +186,28 @@ def test_of_a_tile_the_part_that_was_found_counts(tmp_path, nano, gallery):
         assert hit.score == pytest.approx(float(expected), abs=1e-3)
     again = index.search("a banana", rerank=nano)
     assert again.reranked.num_cached == 1
+
+
+def test_of_a_moment_its_frame_counts(tmp_path, nano):
+    pytest.importorskip("av")
+    index = ImageIndex(tmp_path / "clips.lance", model=open_tiny())
+    clip = write_clip(tmp_path / "clip.mp4")
+    index.add(clip)
+    count = len(index)
+    assert count > 1
+    hits = index.search("a red heart", k=count, rerank=nano)
+    text = nano.embed_text("a red heart")
+    for hit in hits:
+        frame = f"{clip}#t={hit.hit.moment.frame_time}"
+        expected = float(nano.similarity(nano.embed_video(frame), text)[0, 0])
+        assert hit.score == pytest.approx(expected, abs=0.02)  # a frame is read as a JPEG
+    assert index.search("a dog", k=count, rerank=nano).reranked.num_cached == count
+    os.utime(clip, (1, 1))  # another file, as far as one can tell: nothing is stored for it
+    other = open_tiny(WITHOUT_TEXT)
+    for _ in range(2):
+        again = index.search(f"@{hits[0].hit.id}", k=count, rerank=other)
+        assert [one.kind for one in again] == ["rerank"] * count
+        assert again.reranked.num_embedded == count
 
 
 def test_what_cannot_be_reranked_is_refused(index, nano, gallery):

@@ -85,20 +85,19 @@ class Reranker:
         )
         started = time.monotonic()
         hits = [one.hit for one in found]
+        # Not closed here, but by the last reference: a thread may still use it when a request has
+        # been given up.
         cache = await self._pools.searches.run(CandidateCache, served.index, worker.identity)
-        try:
-            vectors = await self._pools.searches.run(cache.get, hits)
-            num_cached = len(vectors)
-            failures: list[str] = []
-            left = [hit for hit in hits if hit.id not in vectors]
-            for start in range(0, len(left), _READ_AT_ONCE):
-                candidates = await self._embed(worker, left[start : start + _READ_AT_ONCE])
-                vectors |= {one.hit.id: one.vector for one in candidates if one.vector is not None}
-                failures += [one.failure for one in candidates if one.failure is not None]
-                stored = [one for one in candidates if one.vector is not None and one.is_unchanged]
-                await self._pools.searches.run(cache.put, stored)
-        finally:
-            cache.close()
+        vectors = await self._pools.searches.run(cache.get, hits)
+        num_cached = len(vectors)
+        failures: list[str] = []
+        left = [hit for hit in hits if hit.id not in vectors]
+        for start in range(0, len(left), _READ_AT_ONCE):
+            candidates = await self._embed(worker, left[start : start + _READ_AT_ONCE])
+            vectors |= {one.hit.id: one.vector for one in candidates if one.vector is not None}
+            failures += [one.failure for one in candidates if one.failure is not None]
+            stored = [one for one in candidates if one.vector is not None and one.is_unchanged]
+            await self._pools.searches.run(cache.put, stored)
         report = RerankReport(
             worker.name, len(hits), num_cached, failures, time.monotonic() - started
         )
