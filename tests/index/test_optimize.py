@@ -146,7 +146,7 @@ def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_pa
     seconds = optimize_index(index.path, None, sizes=LISTS).seconds
     index.refresh()
     query, moments, killed = unit(1, 64, seed=99), random.Random(0), 0
-    for number in range(6):
+    for number in range(4):
         index.add([Row(uri="0-0", metadata={"n": number})], query)  # something to do
         hits, ids, vectors = index.search(query, k=10, exact=True), uris(index), index.vectors()
         process = subprocess.Popen(
