@@ -87,7 +87,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         typer.Option(
             "--mcp",
             envvar="PE_MCP",
-            help="Answer the Model Context Protocol at /mcp, as `pe mcp --http` does.",
+            help="Answer the Model Context Protocol at /mcp; see `pe mcp`.",
         ),
     ] = False,
     thumbnails: Annotated[
