@@ -40,7 +40,7 @@ coverage: install
 	$(BIN)/coverage html --quiet --directory build/coverage/html --fail-under 0
 	$(BIN)/coverage report
 
-# Random inputs for every reader of untrusted data; `make test` tries fifty of each kind.
+# Random inputs for every reader of untrusted data; `make test` tries 25 of each kind.
 EXAMPLES ?= 10000
 fuzz: install
 	PE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz -o timeout=0

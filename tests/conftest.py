@@ -28,7 +28,7 @@ hypothesis.settings.register_profile(
     "any machine",
     deadline=None,
     derandomize=EXAMPLES is None,
-    max_examples=int(EXAMPLES or 50),
+    max_examples=int(EXAMPLES or 25),
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("any machine")
