@@ -159,18 +159,17 @@ class Reembedding:
         before, asked = staged.identity, self._model.identity
         if before == asked:
             return
-        same = before.model_id == asked.model_id
-        goes_on = (
-            f"with the weights and preprocessing of then ({before.fingerprint}, "
-            f"{before.preprocess})"
-            if same
-            else f"pe index --reembed {shlex.quote(before.model_id)}"
-        )
+        present = self._index.identity
+        goes_on = f"pe index --reembed {shlex.quote(before.model_id)}"
+        if before.preprocess != present.preprocess:
+            goes_on += f" --preprocess {before.preprocess}"
+        if before.model_id == asked.model_id and before.preprocess == asked.preprocess:
+            goes_on += f" with the weights {before.fingerprint}"
         raise IndexMismatchError(
             f"{self._index.path}: a change to {before.model_id} is not finished, which has "
             f"embedded {staged.count():,} of {self._index.count():,} images; go on with it "
             f"({goes_on}), or give it up first: pe index --reembed "
-            f"{shlex.quote(self._index.identity.model_id)} --index {shlex.quote(self._index.path)}"
+            f"{shlex.quote(present.model_id)} --index {shlex.quote(self._index.path)}"
         )
 
     def _plan(self, staged: Index | None) -> ReembedPlan:
