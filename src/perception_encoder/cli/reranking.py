@@ -151,7 +151,8 @@ class Reranker:
     def _report(self, report: RerankReport) -> None:
         from perception_encoder.cli.progress import format_clock
 
-        parts = [f"{report.num_embedded:,} images embedded in {format_clock(report.seconds)}"]
+        images = "1 image" if report.num_embedded == 1 else f"{report.num_embedded:,} images"
+        parts = [f"{images} embedded in {format_clock(report.seconds)}"]
         parts += [f"{report.num_cached:,} known"] if report.num_cached else []
         num_failed = len(report.failures)
         parts += [f"{num_failed:,} not readable, which come last"] if num_failed else []
