@@ -25,7 +25,9 @@ def opened(name: str) -> EmbeddingModel:
 @contextmanager
 def serving(folder: Path, *names: str) -> Iterator[Running]:
     """A server of an index of the vision-only model, with some models."""
-    settings = ServerSettings(indexes=(str(folder / "t.lance"),), models=ModelSettings(names=names))
+    settings = ServerSettings(
+        indexes=(str(folder / "t.lance"),), models=ModelSettings(names=names, preload=False)
+    )
     with running(settings, model=opened(VISION), open_model=opened) as server:
         yield server
 
@@ -70,7 +72,7 @@ def test_an_image_is_searched_and_a_text_names_the_twin(alone: Running, folder: 
     assert len(alone.client.get("/v1/indexes/t/duplicates").json()) > 0
 
 
-def test_the_twin_embeds_texts_for_the_index(folder: Path) -> None:
+def test_the_twin_embeds_texts_and_images_for_the_index(folder: Path) -> None:
     with serving(folder, BOTH) as server:
         index = server.client.get("/v1/indexes/t").json()
         assert index["text_model"] == BOTH
@@ -79,6 +81,13 @@ def test_the_twin_embeds_texts_for_the_index(folder: Path) -> None:
         expected = opened(BOTH).embed_text("cat")[0]
         np.testing.assert_allclose(vector, expected, atol=1e-4)
         assert len(reply["hits"]) == 6
+        image = {"image": in_base64((folder / "drawing3.png").read_bytes())}
+        reply = server.client.post("/v1/search", json={"terms": [image], "k": 1}).json()
+        assert reply["hits"][0]["uri"].endswith("drawing3.png")
+        loaded = {
+            one["id"]: one["loaded"] for one in server.client.get("/v1/models").json()["data"]
+        }
+        assert loaded == {BOTH: True, VISION: False}
 
 
 def test_the_page_asks_for_an_image_and_says_why(alone: Running, open_page, folder: Path) -> None:

@@ -207,13 +207,19 @@ class Queries:
 
     async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
         """Write the embeddings of texts and images into their rows."""
-        if any(term.text is not None for term in terms):
+        if all(term.text is None and term.image is None for term in terms):
+            return
+        model_id = served.identity.model_id
+        has_text = any(term.text is not None for term in terms)
+        if has_text or self._served_models.text_model_of(model_id) is not None:
+            # A twin embeds images, too: the vision-only model need not be in memory.
             async with self.text_worker(served) as (worker, _):
                 await _embed_texts(worker, terms, vectors)
-        if any(term.image is not None for term in terms):
-            async with self._served_models.use(served.identity.model_id) as worker:
-                served.index.check(worker.identity)
                 await _embed_images(worker, terms, vectors)
+            return
+        async with self._served_models.use(model_id) as worker:
+            served.index.check(worker.identity)
+            await _embed_images(worker, terms, vectors)
 
 
 async def _embed_texts(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
