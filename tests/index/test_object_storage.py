@@ -113,7 +113,7 @@ def test_searches_are_saved_in_a_bucket(bucket: str) -> None:
 
 
 def test_the_model_of_an_index_in_a_bucket_is_changed(bucket: str, tmp_path: Path) -> None:
-    files, path = save_drawings(tmp_path, 4), f"{bucket}/t.lance"
+    files, path = save_drawings(tmp_path, 4), f"{bucket}/reembedded.lance"
     first, second = open_tiny(), open_tiny(CLIP)
     index = Index.open_or_create(path, first.identity)
     list(Run(first, index, open_sources([str(tmp_path)], SourceOptions())).outcomes())
