@@ -4,16 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from checkpoints.checkpoint_samples import CLIP
 from child_processes import build_environment
 from cli.command import lines, output, pe, pe_ending
 from documentation.blocks import python_blocks
+from safetensors.torch import save_file
 from small_models import save_drawings
 
 from perception_encoder import AutoModel
+from perception_encoder.checkpoints import locate
+from perception_encoder.checkpoints.load import load_model, random_model
+from perception_encoder.checkpoints.save import save_model
 
 pytestmark = pytest.mark.usefixtures("exporting_once")
 
@@ -146,3 +153,27 @@ def test_the_other_snippets_of_the_document_give_the_models_vectors(folder):
     assert np.abs(found["image"] - image).max() <= 2e-5
     assert np.abs(found["text"] - text).max() <= 2e-5
     assert cosine == pytest.approx((image @ text.T).item(), abs=1e-4)
+
+
+def test_a_snapshot_for_open_clip_may_be_merged_with_an_adapter(tmp_path):
+    model = replace(
+        CLIP, text=replace(CLIP.text, vocab_size=49_408, activation="quick_gelu"), id="mine"
+    )
+    save_model(random_model(model), tmp_path / "mine", None)
+    rows, columns = random_model(model).vision.blocks[0].mlp.up.weight.shape
+    (tmp_path / "lora").mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "mine"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    key = "base_model.model.vision.blocks.0.mlp.up.lora_"
+    pair = {f"{key}A.weight": torch.ones(1, columns), f"{key}B.weight": torch.ones(rows, 1)}
+    save_file(pair, tmp_path / "lora" / "adapter_model.safetensors")
+    export = ("export", "mine", "out", "--format", "open_clip", "--adapter", "lora")
+    (record,) = lines(pe(*export, "--json", folder=tmp_path))
+    assert record == {"folder": "out", "format": "open_clip"}
+    merged, plain = load_model(locate(tmp_path / "out")).model, random_model(model)
+    difference = merged.vision.blocks[0].mlp.up.weight - plain.vision.blocks[0].mlp.up.weight
+    torch.testing.assert_close(difference, torch.ones(rows, columns))
+    for option in (("--precision", "int8"), ("--calibration", "."), ("--preprocess", "fast")):
+        refused = pe(*export, *option, folder=tmp_path)
+        assert refused.returncode == 2
+        assert f"leave {option[0]} out" in " ".join(refused.stderr.split())

@@ -244,20 +244,27 @@ def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
         CheckpointError: nobody's that we know; the message shows some keys.
     """
     keys = set(keys)
-    for scheme in SCHEMES:
-        if scheme.marker in keys:
-            return scheme
+    hint = explain_unexpected(keys)
+    known = next((scheme for scheme in SCHEMES if scheme.marker in keys), None)
+    if known is not None and not _is_peft(keys):
+        return known
+    if hint:
+        raise CheckpointError(f"not the weights of a model alone{hint}")
     raise CheckpointError(
         f"these are not the weights of a Perception Encoder or CLIP: none of "
         f"{', '.join(scheme.marker for scheme in SCHEMES)} is among its {len(keys)} tensors"
-        f"{list_names(sorted(keys), lead=', which are ')}{explain_unexpected(keys)}"
+        f"{list_names(sorted(keys), lead=', which are ')}"
     )
+
+
+def _is_peft(keys: Iterable[str]) -> bool:
+    return any(".lora_" in key or ".base_layer." in key for key in keys)
 
 
 def explain_unexpected(keys: Iterable[str]) -> str:
     """Return what to do about tensors that no model of ours has; "" where that is not known."""
     keys = list(keys)
-    if any(".lora_" in key or ".base_layer." in key for key in keys):
+    if _is_peft(keys):
         return (
             ". These are the weights of a PEFT model in training: save its adapter with "
             "save_pretrained, or the model after merge_and_unload"

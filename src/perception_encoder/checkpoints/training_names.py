@@ -119,7 +119,8 @@ def _without_common_prefix(
     if len(groups) == 1 and len(first) == 1 and all("." in name for name in names):
         shorter = {name.partition(".")[2]: key for name, key in names.items()}
         found = find_model_names(shorter, ema=ema)
-        return ModelNames({n: shorter[key] for n, key in found.stored.items()}, found.choice)
+        if not found.stored.keys().isdisjoint(MARKERS):
+            return ModelNames({n: shorter[key] for n, key in found.stored.items()}, found.choice)
     return ModelNames({key: key for group in groups.values() for key in group.values()})
 
 
