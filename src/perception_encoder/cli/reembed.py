@@ -39,6 +39,8 @@ def reembed_index(
     for note in reembedding.progress.notes:
         say(f"pe: {note}")
     result = reembedding.result
+    if reembedding.given_up is not None:
+        say(f"{path}: the change to {reembedding.given_up} was given up")
     if result is None:
         say(f"{path}: the index has embeddings of {before.model_id} already; nothing to do")
         return

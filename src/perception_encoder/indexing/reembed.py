@@ -116,12 +116,13 @@ class Reembedding:
         self._failed: dict[str, tuple[str, str]] = {}  # reasons and messages, by id
         self.progress = Progress()
         self.result: NewVectors | None = None
+        self.given_up: str | None = None
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Do the work, and yield the outcome of each image once its embedding is stored.
 
         If the index has the model already, nothing is embedded, `result` stays None, and what an
-        interrupted change to another model has collected is deleted.
+        interrupted change to another model has collected is deleted; `given_up` names that model.
 
         Raises:
             ImagesMissingError: images cannot be read any more; the index is as before.
@@ -137,6 +138,8 @@ class Reembedding:
             staged = find_staged(path)
             if index.identity == self._model.identity:
                 if staged is not None:
+                    if staged.identity != index.identity:
+                        self.given_up = staged.identity.model_id
                     drop_staged(path)
                 complete_change(path)
                 return
