@@ -126,6 +126,7 @@ _PREPROCESS_DEFAULTS: Final[Mapping[str, Any]] = {
     "resize_mode": "shortest",
     "fill_color": 0,  # of borders, which neither resize_mode has
 }
+_DEFAULT_IF_FALSE: Final = ("mean", "std", "interpolation", "resize_mode")
 _CHANNELS: Final = 3
 _POOLS_WITHOUT_WEIGHTS: Final = ("", "avg", "token", "max", "avgmax")  # timm's, of patch features
 
@@ -313,8 +314,15 @@ def _activation(model: _Part) -> Activation:
 
 
 def _image(fields: Mapping[str, Any], side: int) -> ImageConfig:
-    """Read the preprocessing; null and absent mean open_clip's own default, as there."""
-    given = {field: value for field, value in fields.items() if value is not None}
+    """Read the preprocessing; null and absent mean open_clip's own default, as there.
+
+    So do 0, "" and [] in fields that its `image_transform` reads with `or`.
+    """
+    given = {
+        field: value
+        for field, value in fields.items()
+        if value or (value is not None and field not in _DEFAULT_IF_FALSE)
+    }
     part = _Part("preprocess_cfg", {**_PREPROCESS_DEFAULTS, **given})
     part.require({"mode": ("RGB",)})
     if "size" in part.fields and _one_side(part, "size") != side:
