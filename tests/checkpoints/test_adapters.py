@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import formula
@@ -264,3 +265,19 @@ def test_an_adapter_is_fetched_from_the_hub(bases, tmp_path, monkeypatch):
             assert load_model(locate(name, adapter=adapter)).fingerprint == expected
         with pytest.raises(UnknownModelError, match="no adapter 'someone/absent'"):
             locate(bases["open-clip"], adapter="someone/absent")
+
+
+def test_a_merged_vision_tower_is_not_its_twins(bases, tmp_path):
+    vision = load_model(replace(locate(bases["meta"]), config=replace(TINY, text=None))).model
+    save_model(vision, tmp_path / "vision", None)
+    options = {"backend": "torch", "precision": "fp32", "device": "cpu"}
+    adapter = GOLDEN / "meta-vision"
+    model = AutoModel.from_pretrained(tmp_path / "vision", adapter=adapter, **options)
+    recorded = np.load(adapter / "outputs.npz")["images"]
+    with torch.inference_mode():
+        images = load_model(locate(tmp_path / "vision", adapter=adapter)).model.encode_image(
+            torch.from_numpy(formula.pixels(2, 48, 48))
+        )
+    assert difference(images.numpy(), recorded) < 2e-5
+    with pytest.raises(CheckpointError, match="Merge the adapter into the twin"):
+        model.attach_text_tower()

@@ -44,7 +44,11 @@ from perception_encoder.embedder.text_tower import (
     describe_missing_vocabulary,
     open_text_tower,
 )
-from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.errors import (
+    CheckpointError,
+    TokenizerNotFoundError,
+    UnsupportedOperationError,
+)
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.crops import CropInput, crop_image
@@ -585,6 +589,12 @@ class EmbeddingModel:
         if self.reads_text:
             return
         checkpoint = self._checkpoint
+        if checkpoint is not None and checkpoint.adapter is not None:
+            raise CheckpointError(
+                f"{self.config.id}: its vision tower was merged with the adapter "
+                f"{checkpoint.adapter.config.parent}, so it is not its twin's. Merge the adapter "
+                "into the twin, which has both towers"
+            )
         is_export = checkpoint is not None and checkpoint.graphs is not None
         self._text_tower = open_text_tower(
             self.config.id,
