@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +54,14 @@ from perception_encoder.preprocess.crops import CropInput, crop_image
 from perception_encoder.preprocess.images import ResizedImage
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels, SaveFormat
+from perception_encoder.types import (
+    ColorFormat,
+    Embeddings,
+    ModelIdentity,
+    Pixels,
+    PreprocessName,
+    SaveFormat,
+)
 from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 if TYPE_CHECKING:
@@ -610,11 +616,31 @@ class EmbeddingModel:
 
         Both objects share everything, and closing one closes the other.
         """
-        twin = copy.copy(self)
+        twin = self._share()
         twin._identity = identity
         if self.reopen is not None:
             twin.reopen = partial(_reopen_seen_as, self.reopen, identity)
         return twin
+
+    def prepared_by(self, preprocess: PreprocessName) -> Self:
+        """Return this model with another preprocessing, for an index that was made with it.
+
+        Both objects share the backend, and closing one closes the other.
+        """
+        if preprocess == self.processor.name:
+            return self
+        other = self._share()
+        other.processor = self.processor.with_preprocess(preprocess)
+        other.reopen = other._cache = None
+        if self._identity is not None:
+            other._identity = replace(self._identity, preprocess=preprocess)
+        return other
+
+    def _share(self) -> Self:
+        """Return another object with the same parts; `copy.copy` would open the model again."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     def identify_vision_tower(self) -> str | None:
         """Return the fingerprint of the vision tower alone; None where no weights can be read.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Any, Final, NamedTuple, cast, get_args
+from typing import Any, Final, NamedTuple, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,12 @@ class ImageProcessor:
     def name(self) -> PreprocessName:
         """The preprocessing's name, as stored with every vector."""
         return self._preprocess
+
+    def with_preprocess(self, preprocess: PreprocessName) -> Self:
+        """Return a processor that differs in its preprocessing alone."""
+        return type(self)(
+            self.config, self.image_size, preprocess=preprocess, max_pixels=self.max_pixels
+        )
 
     def __call__(
         self,

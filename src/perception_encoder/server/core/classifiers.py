@@ -75,7 +75,7 @@ async def teach(
         raise QueryError("an item is an example twice; give it one label, or none of them")
     prompts: Embeddings | None = None
     async with served_models.use(served.identity.model_id) as worker:
-        served.index.check(worker.identity)
+        served.index.check(worker.prepared_by(served.identity.preprocess).identity)
         if worker.model.reads_text:
             prompts = await worker.embed_texts([as_text(label) for label in examples])
     return await searches.run(_teach, served, examples, none, prompts)

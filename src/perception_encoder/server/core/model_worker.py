@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.relevance import Relevance
 from perception_encoder.errors import CheckpointError, ImageError, WorkerCrashedError
-from perception_encoder.preprocess.images import ResizedImage
+from perception_encoder.preprocess.images import ImageProcessor, ResizedImage
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
 from perception_encoder.server.core.images import LoadedImage, name_images
 from perception_encoder.server.core.pools import WorkPool, release_frames
-from perception_encoder.types import Embeddings, ModelIdentity
+from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 _RECENT_SECONDS: Final = 5.0
 _LONG_TEXT: Final = 512
@@ -104,6 +104,10 @@ class ModelWorker:
         """The model, weights and preprocessing that decide its embeddings."""
         return self.model.identity
 
+    def prepared_by(self, preprocess: PreprocessName | None) -> EmbeddingModel:
+        """Return the model with the preprocessing of an index; None for its own."""
+        return self.model if preprocess is None else self.model.prepared_by(preprocess)
+
     @property
     def embed_dim(self) -> int:
         """E, the length of a vector."""
@@ -120,7 +124,11 @@ class ModelWorker:
         return {"image": self._images.num_waiting, "text": self._texts.num_waiting}
 
     async def embed_images(
-        self, images: Sequence[LoadedImage | ImageError], names: Sequence[str] | None = None
+        self,
+        images: Sequence[LoadedImage | ImageError],
+        names: Sequence[str] | None = None,
+        *,
+        preprocess: PreprocessName | None = None,
     ) -> EmbeddedBatch:
         """Embed encoded images; a bad one fails alone.
 
@@ -128,6 +136,7 @@ class ModelWorker:
             images: files' bytes, or parts of their images; an error stands for an image that could
                 not even be had.
             names: what errors call each; "image 0", "image 1", … by default.
+            preprocess: of the index that they are compared with; None for the model's own.
 
         Raises:
             QueueFullError: too much is waiting.
@@ -139,9 +148,10 @@ class ModelWorker:
         if not images:
             return EmbeddedBatch(vectors)
         called = name_images(len(images)) if names is None else names
+        processor = self.prepared_by(preprocess).processor
 
         async def embed(place: QueueSlot, position: int) -> Embeddings | ImageError:
-            resized = await self._resize_image(place, images[position], called[position])
+            resized = await self._resize_image(processor, place, images[position], called[position])
             if isinstance(resized, ImageError):
                 return resized
             sizes[position] = resized.width, resized.height
@@ -228,13 +238,17 @@ class ModelWorker:
         self.model.close()
 
     async def _resize_image(
-        self, place: QueueSlot, image: LoadedImage | ImageError, item: str
+        self,
+        processor: ImageProcessor,
+        place: QueueSlot,
+        image: LoadedImage | ImageError,
+        item: str,
     ) -> ResizedImage | ImageError:
         """Decode one image in the pool; return its error, and give up its place, if it is bad."""
         try:
             if isinstance(image, ImageError):
                 raise image
-            return await self._decoders.run(self.model.processor.resize_measured, image, item=item)
+            return await self._decoders.run(processor.resize_measured, image, item=item)
         except ImageError as err:
             self._images.give_up(place)
             release_frames(err)

@@ -34,7 +34,7 @@ from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.server.core.served_models import ServedModels
-from perception_encoder.types import Embeddings
+from perception_encoder.types import Embeddings, PreprocessName
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +147,11 @@ class Queries:
                 f"pe serve --model {twin.id}"
             )
         async with self._served_models.use(name) as worker:
-            if worker.identity == served.identity:
-                yield worker, worker.model
+            model = worker.prepared_by(served.identity.preprocess)
+            if model.identity == served.identity:
+                yield worker, model
             else:  # files may have to be read to compare the vision towers
-                yield worker, await asyncio.to_thread(match_model, served.index, worker.model)
+                yield worker, await asyncio.to_thread(match_model, served.index, model)
 
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
         """Return the calibration of an index, if it is stored.
@@ -215,11 +216,12 @@ class Queries:
             # A twin embeds images, too: the vision-only model need not be in memory.
             async with self.text_worker(served) as (worker, _):
                 await _embed_texts(worker, terms, vectors)
-                await _embed_images(worker, terms, vectors)
+                await _embed_images(worker, terms, vectors, served.identity.preprocess)
             return
         async with self._served_models.use(model_id) as worker:
-            served.index.check(worker.identity)
-            await _embed_images(worker, terms, vectors)
+            preprocess = served.identity.preprocess
+            served.index.check(worker.prepared_by(preprocess).identity)
+            await _embed_images(worker, terms, vectors, preprocess)
 
 
 async def _embed_texts(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
@@ -228,11 +230,18 @@ async def _embed_texts(worker: ModelWorker, terms: Sequence[Term], vectors: Embe
         vectors[texts] = await worker.embed_texts([terms[n].text or "" for n in texts])
 
 
-async def _embed_images(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
+async def _embed_images(
+    worker: ModelWorker,
+    terms: Sequence[Term],
+    vectors: Embeddings,
+    preprocess: PreprocessName | None = None,
+) -> None:
     images = [n for n, term in enumerate(terms) if term.image is not None]
     if images:
         embedded = await worker.embed_images(
-            [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
+            [terms[n].image or b"" for n in images],
+            [f"terms[{n}].image" for n in images],
+            preprocess=preprocess,
         )
         vectors[images] = embedded.require()
 

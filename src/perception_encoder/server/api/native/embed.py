@@ -44,7 +44,7 @@ from perception_encoder.server.http.requests import (
     validate,
 )
 from perception_encoder.server.options import MIB
-from perception_encoder.types import Embeddings
+from perception_encoder.types import Embeddings, PreprocessName
 from perception_encoder.vectors import cosine_similarity
 
 ItemT = TypeVar("ItemT")
@@ -332,15 +332,17 @@ async def classify_images(
     loaded = await services.load_images(references)
     name = model if taught is None else model or taught.identity.model_id
     prompts: Embeddings | None = None
+    preprocess: PreprocessName | None = None
     classifier: ImageClassifier
     async with services.served_models.use(name) as worker:
         if taught is None:
             classifier = await _classifier(worker, fields.labels, fields.templates)
             prompts = await services.queries.embed_once(worker, read_prompts)
         else:
-            taught.check(worker.identity)
+            preprocess = taught.identity.preprocess
+            taught.check(worker.prepared_by(preprocess).identity)
             classifier = taught
-        embedded = await worker.embed_images(loaded)
+        embedded = await worker.embed_images(loaded, preprocess=preprocess)
     found = classifier.classify(embedded.vectors)
     fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
     orders = found.order.tolist()
