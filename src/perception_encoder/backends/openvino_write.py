@@ -329,11 +329,11 @@ def _keep_root_logger() -> Iterator[None]:
     with _CONVERTING:
         root = logging.getLogger()
         level, filters, handlers = root.level, root.filters, root.handlers
-        kept = list(filters)
+        kept_filters, kept_handlers = list(filters), list(handlers)
         try:
             yield
         finally:
-            filters[:] = kept
+            filters[:], handlers[:] = kept_filters, kept_handlers
             root.filters, root.handlers = filters, handlers
             root.setLevel(level)
 
