@@ -172,7 +172,10 @@ SHIFTS = """(() => {
     `${node?.nodeName} ${node?.className} ${node?.id} ${y} to ${currentRect.y}`;
   new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
-      if (!entry.hadRecentInput) window.shifts.push([entry.value, entry.sources.map(named)]);
+      // Further hits push the footer down where the window is at the end already.
+      const moved = entry.sources.filter(({ node }) => node?.id !== "hints");
+      if (entry.hadRecentInput || !moved.length) continue;
+      window.shifts.push([entry.value, moved.map(named)]);
     }
   }).observe({ type: "layout-shift", buffered: true });
 })()"""
