@@ -58,18 +58,22 @@ def import_without_telemetry(package: str) -> None:
     With that package they report their use to Google Analytics, unasked, from a forked process. It
     is hidden during the import only, so other code can import it before and after. Its own opt-out
     is a file in the user's home, which is not ours to write. NNCF also sets the class of all later
-    loggers; that is put back.
+    loggers, and the level of its own; both are put back.
     """
     if package in sys.modules:  # the host program imported it, and decides about its reports
         return
     hidden = "openvino_telemetry" not in sys.modules
     logger_class = logging.getLoggerClass()
+    # Not made here: it must be of NNCF's own class.
+    known = package in logging.root.manager.loggerDict
+    level = logging.getLogger(package).level if known else logging.NOTSET
     if hidden:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         importlib.import_module(package)
     finally:
         logging.setLoggerClass(logger_class)
+        logging.getLogger(package).setLevel(level)
         if hidden:
             del sys.modules["openvino_telemetry"]
 
