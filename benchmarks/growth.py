@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.million import recall, timed
 from benchmarks.phases import make_parser, memory, run_all, run_one_phase
 from benchmarks.report import RESULTS, write_report
 from benchmarks.synthetic_vectors import BLOCK_ROWS, SyntheticVectors
@@ -400,25 +401,6 @@ def opened(folder: Path) -> Any:
     from perception_encoder.index import Index
 
     return Index.open(folder / "index.lance")
-
-
-def timed(
-    ask: Callable[[Floats], list[int]], queries: Floats
-) -> tuple[dict[str, Any], list[list[int]]]:
-    """Ask every query; median and 95th percentile, and the answers."""
-    seconds, answers = [], []
-    for query in queries:
-        started = time.perf_counter()
-        answers.append(ask(query))
-        seconds.append(time.perf_counter() - started)
-    p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
-    return {"p50_ms": float(p50), "p95_ms": float(p95)}, answers
-
-
-def recall(answers: Sequence[Sequence[int]], truth: Sequence[Sequence[int]]) -> float:
-    """The share of the true best ten that were found."""
-    pairs = zip(answers, truth, strict=False)
-    return float(np.mean([len(set(found) & set(true)) / K for found, true in pairs]))
 
 
 if __name__ == "__main__":
