@@ -347,7 +347,7 @@ def test_those_who_are_turned_away_are_told_to_come_one_after_the_other():
         seconds = []
         for _ in range(3):
             with pytest.raises(QueueFullError) as caught:
-                await asked_all(batcher, range(100))
+                await asked_all(batcher, range(PART))
             seconds.append(caught.value.retry_after_seconds)
         gate.is_open.set()
         await first
@@ -356,7 +356,67 @@ def test_those_who_are_turned_away_are_told_to_come_one_after_the_other():
     seconds = asyncio.run(run())
     batcher.close(10)
     assert 8 <= seconds[0] <= 10  # what was accepted, and is not being computed, has to be done
-    assert [later - earlier for earlier, later in pairwise(seconds)] == [10, 10]
+    steps = [later - earlier for earlier, later in pairwise(seconds)]
+    assert all(PART // 10 <= step <= PART // 10 + 1 for step in steps)
+
+
+def test_large_requests_wait_in_a_line_until_there_is_room():
+    gate = CompileLock()
+    batcher, _ = made(gate, max_batch=8, capacity=PART)
+    starts = [1000 * n for n in range(10)]
+
+    async def run() -> list[list[float]]:
+        requests = [
+            asyncio.create_task(asked_all(batcher, range(start, start + 100))) for start in starts
+        ]
+        await gate.entered(1)
+        given_up = asyncio.create_task(asked_all(batcher, range(100)))
+        with pytest.raises(QueueFullError):
+            await asked_all(batcher, range(PART))  # a small request does not wait
+        given_up.cancel()
+        gate.is_open.set()
+        return [await request for request in requests]
+
+    assert asyncio.run(run()) == [[2.0 * n for n in range(start, start + 100)] for start in starts]
+    batcher.close(10)
+    assert (batcher.num_waiting, batcher._later, len(batcher._line)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("num_requests", "timeout"), [(18, 60), (2, 0.2)])
+def test_a_large_request_is_refused_where_the_line_is_too_long(num_requests, timeout):
+    gate = CompileLock()
+    batcher, _ = made(gate, max_batch=8, capacity=PART, timeout=timeout)
+
+    async def run() -> None:
+        requests = [
+            asyncio.create_task(asked_all(batcher, range(100))) for _ in range(num_requests)
+        ]
+        await gate.entered(1)
+        with pytest.raises(QueueFullError, match="queue is full"):
+            await requests[-1]
+        gate.is_open.set()
+        await asyncio.gather(*requests, return_exceptions=True)
+
+    asyncio.run(run())
+    batcher.close(10)
+    assert (batcher.num_waiting, batcher._later, len(batcher._line)) == (0, 0, 0)
+
+
+def test_closing_refuses_who_stands_in_the_line():
+    gate = CompileLock()
+    batcher, _ = made(gate, max_batch=8, capacity=PART)
+
+    async def run() -> None:
+        requests = [asyncio.create_task(asked_all(batcher, range(100))) for _ in range(2)]
+        await gate.entered(1)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        with pytest.raises(WorkerCrashedError, match="shutting down"):
+            await requests[1]
+        gate.is_open.set()
+        assert await requests[0] == [2.0 * item for item in range(100)]
+        await closing
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("way", ["cancelled", "failed"])

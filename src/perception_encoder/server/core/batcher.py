@@ -4,7 +4,8 @@ Items wait in the order they came. A batch starts when it is full, when its firs
 long enough, or when no other item is expected: none is being prepared, and the batch before had no
 more items either. A lone request is never delayed. Batches have few sizes, since backends keep
 memory for each size that they have seen; the rest goes into the next batch. A large request enters
-the queue in parts, so it needs no room for all of its items and does not keep others waiting.
+the queue in parts, so it needs no room for all of its items and does not keep others waiting. While
+there is no room for its first part it stands in a line, for a while, instead of being refused.
 """
 
 import asyncio
@@ -69,6 +70,9 @@ ResultT = TypeVar("ResultT")
 PART: Final = 64
 """Items of a request that enter the queue together, so that many large requests fit."""
 
+_LONGEST_LINE: Final = 16  # large requests that wait for room; their items are in memory
+_LINE_SECONDS: Final = 0.02  # between looks at the queue
+_LINE_SHARE: Final = 0.5  # of the timeout: how long a request stands in the line
 _MOST_SECONDS: Final = 60  # clients such as OpenAI's ignore a longer Retry-After
 _STUCK: Final = 0.5  # of the timeout: a batch that takes longer is not waited for
 _NEWEST: Final = 0.2  # how much the latest batch counts in the rate
@@ -136,7 +140,8 @@ class Batcher(Generic[ItemT]):
         self._queue: deque[Job[ItemT]] = deque()
         self._changed = threading.Condition()
         self._coming = 0  # items with a slot that are not in the queue yet
-        self._later = 0  # items of accepted requests without a slot
+        self._later = 0  # items without a slot, of requests that are accepted or in the line
+        self._line: deque[object] = deque()
         self._promised_until = 0.0  # when refused requests will have been served
         self._generation = 0
         self._busy_since: float | None = None
@@ -165,7 +170,8 @@ class Batcher(Generic[ItemT]):
             WorkerCrashedError: the queue is closing.
         """
         with self._changed:
-            self._admit(count, count)
+            if not self._has_room(count):
+                raise self._refusal(count)
             self._coming += count
         slot = QueueSlot(count)
         try:
@@ -178,25 +184,23 @@ class Batcher(Generic[ItemT]):
     ) -> list[ResultT]:
         """Run the items of one request in parts; return the results in their order.
 
-        Once the first part has its slots, the other parts are not refused. While the queue is less
-        than half full, two batches of one request are in progress, so that the worker does not wait
-        for the next part.
+        A large request waits a while for room for its first part. Once that has its slots, the
+        other parts are not refused. While the queue is less than half full, two batches of one
+        request are in progress, so that the worker does not wait for the next part.
 
         Args:
             count: of items.
             run: passes the item of a position to `run`, with its slot.
 
         Raises:
-            QueueFullError: there is no room for the first part.
+            QueueFullError: there is no room for the first part, or none in time.
             WorkerCrashedError: the queue is closing.
         """
         size = min(PART, self._limits.capacity)
         if count <= size:
             with self.reserve(count) as slot:
                 return await gather_all(run(slot, position) for position in range(count))
-        with self._changed:
-            self._admit(size, count)
-            self._later += count
+        await self._stand_in_line(size, count)
         left, slots = count, list[QueueSlot]()
         parts: list[asyncio.Task[list[ResultT]]] = []
         running: set[asyncio.Task[list[ResultT]]] = set()
@@ -265,6 +269,31 @@ class Batcher(Generic[ItemT]):
                 self._coming -= count
                 self._changed.notify()
 
+    async def _stand_in_line(self, count: int, whole: int) -> None:
+        """Accept a request of `whole` items as soon as there is room for its first `count`."""
+        turn = object()
+        last = time.monotonic() + _LINE_SHARE * self._limits.timeout_seconds
+        is_accepted = False
+        with self._changed:
+            if len(self._line) >= _LONGEST_LINE:
+                raise self._refusal(whole)
+            self._line.append(turn)
+            self._later += whole
+        try:
+            while not self._is_closing and time.monotonic() < last:
+                with self._changed:
+                    if is_accepted := self._line[0] is turn and self._has_room(count):
+                        return
+                await asyncio.sleep(_LINE_SECONDS)
+        finally:
+            with self._changed:
+                self._line.remove(turn)
+                if not is_accepted:
+                    self._later -= whole
+                    self._changed.notify()
+        with self._changed:
+            raise self._refusal(whole)
+
     def _next_slot(self, count: int) -> QueueSlot:
         """Reserve slots for the next part of an accepted request."""
         with self._changed:
@@ -272,16 +301,18 @@ class Batcher(Generic[ItemT]):
             self._coming += count
         return QueueSlot(count)
 
-    def _admit(self, count: int, whole: int) -> None:
-        """Refuse a request of `whole` items if there is no room for its first `count`."""
+    def _refusal(self, count: int) -> WorkerCrashedError | QueueFullError:
+        """Return the error for a request of `count` items that is not accepted."""
         if self._is_closing:
-            raise WorkerCrashedError(f"{self.name}: shutting down; ask again later")
-        if self.num_waiting + count > self._limits.capacity:
-            raise QueueFullError(
-                f"{self.name}: the queue is full ({self.num_waiting} waiting, room for "
-                f"{self._limits.capacity}); ask again later",
-                retry_after_seconds=self._seconds_until_turn(whole),
-            )
+            return WorkerCrashedError(f"{self.name}: shutting down; ask again later")
+        return QueueFullError(
+            f"{self.name}: the queue is full ({self.num_waiting} waiting, room for "
+            f"{self._limits.capacity}); ask again later",
+            retry_after_seconds=self._seconds_until_turn(count),
+        )
+
+    def _has_room(self, count: int) -> bool:
+        return not self._is_closing and self.num_waiting + count <= self._limits.capacity
 
     def _has_room_beside(self, num_running: int) -> bool:
         return (
