@@ -29,6 +29,7 @@ from perception_encoder.index.full_text import TextMatch, TextQuery, update_full
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.nearest import NearestHit
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
+from perception_encoder.index.recent import RecentVectors
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
     MetadataChoice,
@@ -79,6 +80,7 @@ class Index:
         self.identity: Final = identity_of(dataset.schema, path)
         self.vector_dtype = vector_dtype_of(dataset.schema)
         self._searchers = Searchers(path)
+        self._recent = RecentVectors()
         self._hides_locations = hides_locations
         self._snapshot = self._show(dataset)
 
@@ -619,7 +621,7 @@ class Index:
 
     def _show(self, dataset: lance.LanceDataset) -> Snapshot:
         hidden = find_private_columns(dataset.schema) if self._hides_locations else ()
-        return Snapshot(dataset, self.path, self._searchers, hidden)
+        return Snapshot(dataset, self.path, self._searchers, self._recent, hidden)
 
     def _adopt(self, dataset: lance.LanceDataset) -> None:
         self.vector_dtype = vector_dtype_of(dataset.schema)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.checksums import SearcherDamageError
 from perception_encoder.index.exact import ExactSearch, product
+from perception_encoder.index.recent import BoundRecentVectors, RecentVectors
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-from perception_encoder.index.searcher.fragments import RowIds
+from perception_encoder.index.searcher.fragments import Coverage, RowIds
 from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
 from perception_encoder.types import Embeddings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
+_FEW_QUERIES: Final = 8  # more are faster as one product with what is read
 ROW_ID: Final = "_rowid"  # Lance's id of a row, valid within one version
 
 
@@ -51,6 +53,7 @@ class NearestSearch:
         columns: of the rows of hits.
         scan: reads it; conditions are translated for Lance.
         searchers: of the index.
+        recent: vectors of the index in memory.
     """
 
     def __init__(
@@ -59,13 +62,16 @@ class NearestSearch:
         columns: Sequence[str],
         scan: Scan,
         searchers: Searchers,
+        recent: RecentVectors,
     ) -> None:
         self._dataset = dataset
         self._columns = columns
         self._scan = scan
         self._searchers = searchers
+        self._recent = recent
         self._lock = threading.Lock()
         self._bound: tuple[Searcher, BoundSearcher] | None = None
+        self._bound_recent: tuple[BoundSearcher | None, BoundRecentVectors] | None = None
 
     def search(
         self,
@@ -78,22 +84,39 @@ class NearestSearch:
     ) -> list[list[NearestHit]]:
         """See `Index.search_rows`; queries are (Q, E) float32, checked, Q at least 1."""
         searcher = self._searcher()
+        best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
         if searcher is not None:
-            best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
             try:
                 proposed = searcher.propose(
                     queries, k, where=where, threshold=threshold, exact=exact
                 )
-                best.add_proposed(queries, proposed, searcher)
+                best.add_proposed(proposed, searcher.coverage, searcher.slack)
             except SearcherDamageError as err:
                 self._searchers.dismiss(err)
-            else:
-                if searcher.coverage.others:
-                    best.add_all(where, searcher.coverage.others)
-                return best.hits()
-        best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
-        best.add_all(where, None)
+                best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
+                searcher = None
+        others = searcher.coverage.others if searcher else self._dataset.get_fragments()
+        if not others and searcher is None:
+            best.add_all(where, None)  # there are no rows, but the condition may be wrong
+        is_again = self._recent.count_query()
+        if others and len(queries) <= _FEW_QUERIES and (searcher or is_again):
+            recent = self._recent_vectors(searcher, others)
+            proposed = recent.propose(queries, k, where=where, threshold=threshold)
+            best.add_proposed(proposed, recent.coverage, recent.slack)
+            others = recent.others
+        if others:
+            best.add_all(where, others)
         return best.hits()
+
+    def _recent_vectors(
+        self, searcher: BoundSearcher | None, others: list[lance.LanceFragment]
+    ) -> BoundRecentVectors:
+        """Return the vectors in memory, of the rows that a searcher does not cover."""
+        with self._lock:
+            if self._bound_recent is None or self._bound_recent[0] is not searcher:
+                bound = self._recent.bind(self._dataset, others, self._row_ids)
+                self._bound_recent = searcher, bound
+            return self._bound_recent[1]
 
     def _searcher(self) -> BoundSearcher | None:
         searcher = self._searchers.current()
@@ -142,6 +165,7 @@ class _Best:
         self._dataset = dataset
         self._scan = scan
         self._columns = columns
+        self._queries = queries
         self._search = ExactSearch[_RowKey](queries, k, threshold)
         self._rows: dict[int, Row] = {}
 
@@ -150,23 +174,26 @@ class _Best:
         for batch in self._scan(["uri", "member", VECTOR, ROW_ID], where, fragments=fragments):
             self._search.add(vectors_of(batch), partial(_key_in_batch, batch))
 
-    def add_proposed(
-        self, queries: Embeddings, proposed: list[ScanHits], searcher: BoundSearcher
-    ) -> None:
-        """Add the rows that a searcher proposes, after checking its scores.
+    def add_proposed(self, proposed: list[ScanHits], coverage: Coverage, slack: float) -> None:
+        """Add proposed rows, after checking their scores.
+
+        Args:
+            proposed: for each query.
+            coverage: of their numbers.
+            slack: the largest error of a score.
 
         Raises:
-            SearcherDamageError: its scores are wrong.
+            SearcherDamageError: the scores are wrong.
         """
         numbers = np.unique(np.concatenate([found.numbers for found in proposed]))
         if numbers.size == 0:
             return
-        batch = self._read_rows(searcher.coverage.positions(numbers))
-        row_ids = searcher.coverage.row_ids(numbers).tolist()
+        batch = self._read_rows(coverage.positions(numbers))
+        row_ids = coverage.row_ids(numbers).tolist()
         vectors = vectors_of(batch)
-        for query, found in zip(queries, proposed, strict=True):
+        for query, found in zip(self._queries, proposed, strict=True):
             scores = product(vectors[np.searchsorted(numbers, found.numbers)], query)
-            if np.any(np.abs(scores - found.scores) > searcher.slack):
+            if np.any(np.abs(scores - found.scores) > slack):
                 raise SearcherDamageError("its vectors are not the index's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)
         self._search.add(vectors, lambda row: _key_of_row(self._rows[row_ids[row]], row_ids[row]))

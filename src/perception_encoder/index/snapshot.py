@@ -23,6 +23,7 @@ from perception_encoder.index.full_text import (
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestHit, NearestSearch
 from perception_encoder.index.optimize import needs_optimize
+from perception_encoder.index.recent import RecentVectors
 from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of, without_text
 from perception_encoder.index.searcher.searcher import Searchers
@@ -62,7 +63,7 @@ class FragmentScan(NamedTuple):
 
 
 class Snapshot:
-    """A version of the dataset at `path`, with the index's searchers.
+    """A version of the dataset at `path`, with what searches the index.
 
     Some columns may be hidden: neither rows nor conditions have them.
     """
@@ -72,12 +73,13 @@ class Snapshot:
         dataset: lance.LanceDataset,
         path: str,
         searchers: Searchers,
+        recent: RecentVectors,
         hidden: Collection[str] = (),
     ) -> None:
         self._dataset = dataset
         self._path = path
         self._hidden = hidden
-        self._nearest = NearestSearch(dataset, self._row_columns(), self._read, searchers)
+        self._nearest = NearestSearch(dataset, self._row_columns(), self._read, searchers, recent)
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
     @property

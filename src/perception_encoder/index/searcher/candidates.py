@@ -8,7 +8,7 @@ would take most of the time. Scores are rough, and the caller computes them agai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Self
@@ -31,32 +31,27 @@ from perception_encoder.index.searcher.kernels import (
 from perception_encoder.types import Embeddings
 
 _CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
+_SPARE: Final = 16  # more than k, to find rows within rounding of the last one at once
+_MORE: Final = 8
 
 
-class MappedVectors:
-    """The matrix, (R, E) float16, of a mapped file.
+class VectorScan:
+    """Compares queries with every row of some blocks of float16 vectors, in several threads.
 
-    Raises:
-        ValueError: the file has another size.
+    Args:
+        blocks: (R, E) each; their rows are numbered one after the other.
+        check: called with the first and the last byte of what is read next, if there is one block.
     """
 
-    def __init__(self, file: CheckedFile, num_rows: int, embed_dim: int) -> None:
-        self._file = file
-        self._row_bytes = 2 * embed_dim
-        self.matrix: Final[NDArray[np.float16]] = file.octets.view(np.float16).reshape(
-            num_rows, embed_dim
-        )
+    def __init__(
+        self,
+        blocks: Sequence[NDArray[np.float16]],
+        check: Callable[[int, int], object] | None = None,
+    ) -> None:
+        self._blocks = blocks
+        self._check = check
         self._num_threads = _count_threads()
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
-
-    def rows(self, numbers: RowPositions) -> Embeddings:
-        """Return some rows as (N, E) float32.
-
-        Raises:
-            SearcherDamageError: they are not as they were written.
-        """
-        self._file.check_rows(numbers, self._row_bytes)
-        return to_float32(self.matrix[numbers])
 
     def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[ScanHits]:
         """Return the k rows with the largest product for each query, or fewer.
@@ -73,9 +68,10 @@ class MappedVectors:
         selector = make_selector(mask)
 
         def scan(scanner: RowScanner) -> None:
-            for start, end in chunks:
-                self._file.check(start * self._row_bytes, end * self._row_bytes)
-                scanner.scan(self.matrix[start:end], start)
+            for first, chunk, start in chunks:
+                if self._check is not None:
+                    self._check(start * chunk[0].nbytes, (start + len(chunk)) * chunk[0].nbytes)
+                scanner.scan(chunk, first)
 
         scanners = [RowScanner(queries, k, selector) for _ in range(self._num_threads)]
         list(self._pool.map(scan, scanners))
@@ -84,13 +80,68 @@ class MappedVectors:
             for query in range(len(queries))
         ]
 
-    def _chunks(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
-        num_rows = len(self.matrix)
-        step = max(1, _CHUNK_BYTES // self._row_bytes)
-        for start in range(0, num_rows, step):
-            end = min(start + step, num_rows)
-            if mask is None or mask[start:end].any():
-                yield start, end
+    def propose(
+        self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None, slack: float
+    ) -> list[ScanHits]:
+        """Return all rows that may be among the best k of each query, and few others.
+
+        Args:
+            queries: (Q, E) float32.
+            k: the number of results.
+            threshold: the lowest score of a result.
+            mask: the rows that take part; None for all.
+            slack: the largest error of a score.
+        """
+        number, num_rows = k + _SPARE, sum(map(len, self._blocks))
+        while True:
+            found = self.nearest(queries, number, mask)
+            proposed = [keep_promising(result, k, threshold, slack) for result in found]
+            if all(
+                len(result.scores) < number or len(some.scores) < number
+                for result, some in zip(found, proposed, strict=True)
+            ):
+                return proposed
+            number = min(number * _MORE, num_rows + 1)  # many have equal scores
+
+    def _chunks(self, mask: Mask | None) -> Iterator[tuple[int, NDArray[np.float16], int]]:
+        """Yield the number of the first row of a chunk, the chunk, and its place in its block."""
+        first = 0
+        for block in self._blocks:
+            step = max(1, _CHUNK_BYTES // (2 * block.shape[1]))
+            for start in range(0, len(block), step):
+                chunk = block[start : start + step]
+                number = first + start
+                if mask is None or mask[number : number + len(chunk)].any():
+                    yield number, chunk, start
+            first += len(block)
+
+
+class MappedVectors:
+    """The matrix, (R, E) float16, of a mapped file.
+
+    Attributes:
+        scan: of the matrix.
+
+    Raises:
+        ValueError: the file has another size.
+    """
+
+    def __init__(self, file: CheckedFile, num_rows: int, embed_dim: int) -> None:
+        self._file = file
+        self._row_bytes = 2 * embed_dim
+        self.matrix: Final[NDArray[np.float16]] = file.octets.view(np.float16).reshape(
+            num_rows, embed_dim
+        )
+        self.scan: Final = VectorScan([self.matrix], file.check)
+
+    def rows(self, numbers: RowPositions) -> Embeddings:
+        """Return some rows as (N, E) float32.
+
+        Raises:
+            SearcherDamageError: they are not as they were written.
+        """
+        self._file.check_rows(numbers, self._row_bytes)
+        return to_float32(self.matrix[numbers])
 
 
 @dataclass(frozen=True)
@@ -215,6 +266,15 @@ def to_float32(halves: NDArray[np.float16]) -> Embeddings:
     floats = bits.view(np.float32)
     floats *= np.float32(2.0**112)
     return floats
+
+
+def keep_promising(found: ScanHits, k: int, threshold: float | None, slack: float) -> ScanHits:
+    """Keep the sorted rows that may be among the best k; scores are wrong by `slack` at most."""
+    floor = -np.inf if threshold is None else threshold
+    if len(found.scores) >= k:
+        floor = max(floor, float(found.scores[k - 1]))
+    count = int(np.count_nonzero(found.scores >= floor - slack))
+    return ScanHits(found.scores[:count], found.numbers[:count])
 
 
 def merge_hits(parts: Sequence[ScanHits], k: int) -> ScanHits:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import lance
 
 _OFFSET_BITS: Final = 32
-_OFFSETS: Final = (1 << _OFFSET_BITS) - 1
+OFFSETS: Final = (1 << _OFFSET_BITS) - 1
+"""The bits of a row id that count rows within a fragment."""
 
 RowPositions: TypeAlias = NDArray[np.int64]
 """(R,) int64: row numbers of a searcher."""
@@ -141,5 +142,5 @@ class Coverage:
         """Return the searcher's numbers of rows."""
         fragments = row_ids >> _OFFSET_BITS
         part = self._order[np.searchsorted(self._ids[self._order], fragments)]
-        numbers: RowPositions = self._starts[part] + (row_ids & _OFFSETS)
+        numbers: RowPositions = self._starts[part] + (row_ids & OFFSETS)
         return numbers

@@ -16,7 +16,12 @@ import numpy as np
 
 from perception_encoder.index.checksums import CheckedFile, SearcherDamageError
 from perception_encoder.index.exact import SLACK, product
-from perception_encoder.index.searcher.candidates import CoarseSearch, Lists, MappedVectors
+from perception_encoder.index.searcher.candidates import (
+    CoarseSearch,
+    Lists,
+    MappedVectors,
+    keep_promising,
+)
 from perception_encoder.index.searcher.files import Header, SearcherFolder, Stamp, Tuning
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
 from perception_encoder.index.searcher.kernels import ScanHits, make_selector
@@ -25,9 +30,8 @@ from perception_encoder.types import Embeddings
 if TYPE_CHECKING:
     import lance
 
-_SPARE: Final = 16  # more than k, to find rows within rounding of the last one at once
-_MORE: Final = 8
-_HALF_FLOAT: Final = 2.0**-10  # twice the error of a product with float16 unit vectors
+HALF_FLOAT: Final = 2.0**-10
+"""Twice the error of a product with float16 unit vectors."""
 
 
 def num_candidates(k: int) -> int:
@@ -56,7 +60,7 @@ class Searcher:
         self.files: Final = {"vectors": opened("vectors")}
         self._vectors = MappedVectors(self.files["vectors"], header.num_rows, header.embed_dim)
         self.lists: Final = self._open_lists(folder, opened) if header.num_lists else None
-        self.slack: Final = SLACK if header.vector_dtype == "float16" else SLACK + _HALF_FLOAT
+        self.slack: Final = SLACK if header.vector_dtype == "float16" else SLACK + HALF_FLOAT
 
     def _open_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
         self.files["coarse"], self.files["lists"] = opened("coarse"), opened("lists")
@@ -80,16 +84,7 @@ class Searcher:
             threshold: the lowest score of a result.
             mask: the rows that take part; None for all.
         """
-        number = k + _SPARE
-        while True:
-            found = self._vectors.nearest(queries, number, mask)
-            proposed = [self._promising(result, k, threshold) for result in found]
-            if all(
-                len(result.scores) < number or len(some.scores) < number
-                for result, some in zip(found, proposed, strict=True)
-            ):
-                return proposed
-            number = min(number * _MORE, self.header.num_rows + 1)  # many have equal scores
+        return self._vectors.scan.propose(queries, k, threshold, mask, self.slack)
 
     def propose_approximate(
         self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
@@ -99,7 +94,7 @@ class Searcher:
         if tuning is None or self.lists is None:
             return None
         found = self.search_lists(query, num_candidates(k), tuning.probes, mask)
-        return None if len(found.scores) < k else self._promising(found, k, threshold)
+        return None if len(found.scores) < k else keep_promising(found, k, threshold, self.slack)
 
     def search_lists(
         self, query: Embeddings, number: int, probes: int, mask: Mask | None
@@ -112,14 +107,6 @@ class Searcher:
         scores = product(self._vectors.rows(numbers), query)
         order = np.argsort(-scores, kind="stable")
         return ScanHits(scores[order], numbers[order])
-
-    def _promising(self, found: ScanHits, k: int, threshold: float | None) -> ScanHits:
-        """Keep the sorted rows that may be among the best k."""
-        floor = -np.inf if threshold is None else threshold
-        if len(found.scores) >= k:
-            floor = max(floor, float(found.scores[k - 1]))
-        count = int(np.count_nonzero(found.scores >= floor - self.slack))
-        return ScanHits(found.scores[:count], found.numbers[:count])
 
 
 class BoundSearcher:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.index.schema import VECTOR
 from perception_encoder.index.searcher.candidates import CoarseSearch
 from perception_encoder.index.searcher.files import CoveredFragment
-from perception_encoder.index.searcher.fragments import Mask, RowPositions
+from perception_encoder.index.searcher.fragments import OFFSETS, Mask, RowPositions
 from perception_encoder.index.searcher.kernels import add_to_lists, make_projection
 from perception_encoder.types import Embeddings
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 HalfFloats = NDArray[np.float16]
 
 _ROW_ID: Final = "_rowid"
-_OFFSETS: Final = (1 << 32) - 1
 _BLOCK_BYTES: Final = 32 << 20
 SAMPLE_PER_LIST: Final = 40
 _LISTS_PER_ROOT: Final = 4  # num_lists = 4 · sqrt(R)
@@ -100,7 +99,7 @@ def _copy_fragment(
 ) -> None:
     end = 0  # of what is written
     for batch in batches:
-        offsets = batch[_ROW_ID].to_numpy().astype(np.int64) & _OFFSETS
+        offsets = batch[_ROW_ID].to_numpy().astype(np.int64) & OFFSETS
         flat: NDArray[np.floating] = batch[VECTOR].flatten().to_numpy()
         block = np.zeros((int(offsets[-1]) + 1 - end, embed_dim), np.float16)
         block[offsets - end] = flat.reshape(-1, embed_dim)
