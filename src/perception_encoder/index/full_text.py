@@ -7,7 +7,9 @@ split names such as `BeachParty2023.jpg`, for which Lance has no tokenizer that 
 captions as well.
 
 Rows that the inverted index does not cover yet are read for each query, so every row is always
-found; `update_full_text` covers them.
+found; `update_full_text` covers them. It makes the index anew instead of joining parts, and
+`reset_full_text` empties it before rows move: Lance 14 ends the process when it reads a part of
+some million rows to join it or to follow the rows (it asks for 60 GB), and is no faster.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _TERM: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _WORD_CHARACTER: Final = re.compile(r"[^\W_]")
 _UNINDEXED_ROWS: Final = 1000  # each query reads them: 5 ms
 _MAX_PARTS: Final = 16  # of the inverted index; each run of many rows adds one
-_MEMORY_MB: Final = 1024  # to build the inverted index
+_MEMORY_MB: Final = 256  # to build the inverted index; its parts become larger with more
 _BLOCK_ROWS: Final = 8192
 _ANALYSIS: Final[dict[str, Any]] = {
     "base_tokenizer": "icu/split",  # words of all scripts, also of those without spaces
@@ -165,16 +167,25 @@ def update_full_text(dataset: lance.LanceDataset, *, is_thorough: bool) -> None:
 
     Args:
         dataset: the latest version, which shows the result; the caller holds the lock.
-        is_thorough: join the parts of the inverted index.
+        is_thorough: leave one part of the inverted index.
     """
     if TEXT not in dataset.schema.names:
         _add_column(dataset)
     if not _has_index(dataset):
         dataset.create_scalar_index(TEXT, "INVERTED", name=_NAME, **_ANALYSIS)
-    elif _count_unindexed(dataset) or is_thorough:
-        num_parts = int(dataset.stats.index_stats(_NAME)["num_indices"])
-        joined = num_parts if is_thorough or num_parts > _MAX_PARTS else 0
-        dataset.optimize.optimize_indices(index_names=[_NAME], num_indices_to_merge=joined)
+        return
+    unindexed = _count_unindexed(dataset)
+    num_parts = int(dataset.stats.index_stats(_NAME)["num_indices"])
+    if num_parts + bool(unindexed) > (1 if is_thorough else _MAX_PARTS):
+        dataset.create_scalar_index(TEXT, "INVERTED", name=_NAME, **_ANALYSIS)
+    elif unindexed:
+        dataset.optimize.optimize_indices(index_names=[_NAME], num_indices_to_merge=0)
+
+
+def reset_full_text(dataset: lance.LanceDataset) -> None:
+    """Let the inverted index cover no row, in one commit."""
+    if _has_index(dataset):
+        dataset.create_scalar_index(TEXT, "INVERTED", name=_NAME, train=False, **_ANALYSIS)
 
 
 def _has_index(dataset: lance.LanceDataset) -> bool:

@@ -19,7 +19,7 @@ from perception_encoder.index.commits import (
     open_latest,
     renew_texts,
 )
-from perception_encoder.index.full_text import update_full_text
+from perception_encoder.index.full_text import reset_full_text, update_full_text
 from perception_encoder.index.schema import (
     ROW_COLUMNS,
     VECTOR,
@@ -87,10 +87,11 @@ def optimize_index(
         before = len(dataset.get_fragments())
         check_files(dataset, path)  # before they are copied and get new checksums
         with journaled_commit(dataset, path):
-            # First: fragments inside and outside of the inverted index are not joined.
             renew_texts(dataset, dataset.get_fragments())  # other programs may have changed rows
+            if _has_small_files(dataset):
+                reset_full_text(dataset)
+                dataset.optimize.compact_files()
             update_full_text(dataset, is_thorough=True)
-            dataset.optimize.compact_files()
         removed = freed = 0
         if older_than is not None:
             stats = dataset.cleanup_old_versions(
@@ -133,6 +134,12 @@ def needs_optimize(
             if (fragment.id, fragment.file) not in covered
         )
         return uncovered > _UNCOVERED * num_rows
+
+
+def _has_small_files(dataset: lance.LanceDataset) -> bool:
+    from lance.optimize import Compaction
+
+    return int(Compaction.plan(dataset, {}).num_tasks()) > 0
 
 
 def _renewed(
