@@ -46,7 +46,9 @@ MODELS = (
 )
 GPUS = tuple(_TIMM_RATES)
 
-_BENCH, _MILLION = "bench.json", "million.json"
+_BENCH, _GROWTH = "bench.json", "growth.json"
+_MEASURED_ROWS = 10_000_000  # the largest index that was measured
+_AT = f"sizes/{_MEASURED_ROWS}"
 _PREPARED = {  # milliseconds of one core: a photo of 0.7 and of 12 megapixels
     "web": ("metadata.json", "photos without metadata/standard/prepare_ms"),
     "camera": ("metadata.json", "12 MP with EXIF, XMP and IPTC/standard/prepare_ms"),
@@ -70,7 +72,7 @@ class Plan:
         queries: a second, at the peak.
         bytes_of_vector: 2 for float16, 4 for float32.
         rows_of_index: of one searcher; a larger collection is divided into several indexes.
-        growth: the time of a query grows as rows to this power.
+        growth: the time of a query grows as rows to this power beyond ten million.
     """
 
     images: float = 1e8
@@ -204,7 +206,7 @@ class Capacity:
             "thumbnails are not stored",
         )  # fmt: skip
         searcher = self._measured(
-            "searcher of a row", "bytes", _MILLION, "optimize/searcher_bytes_per_row",
+            "searcher of a row", "bytes", _GROWTH, f"{_AT}/optimize/searcher_bytes_per_row",
             scale=embed_dim / _MEASURED_E, note=_scaled(embed_dim),
         )  # fmt: skip
         self._add("searcher on a local disk", plan.images * searcher / 1e9, "GB", "computed", "")
@@ -214,28 +216,30 @@ class Capacity:
             f"`index_experiments.json`: ivf-rabitq, 1,000,000 rows{_scaled(embed_dim)}",
         )  # fmt: skip
         self._add("codes instead, in a bucket", plan.images * codes / 1e9, "GB", "computed", "")
-        ingest = self._measured("rows committed a second", "", _MILLION, "ingest/rows_per_second")
+        ingest = self._measured(
+            "rows committed a second", "", _GROWTH, f"{_AT}/ingest/rows_per_second"
+        )
         self._add("writing the rows", plan.images / ingest / 3600, "h", "computed", "one writer")
         build = self._measured(
-            "building the searcher of a million rows, 2 cores",
+            "building the searcher of ten million rows, 2 cores",
             "s",
-            _MILLION,
-            "optimize/build_seconds",
+            _GROWTH,
+            f"{_AT}/optimize/build_seconds",
         )
         power = self._add(
             "power of rows in the time of a build",
             build_power(),
             "",
             "measured",
-            "`index_experiments.json`: ivf-fp16, from 100,000 to 1,000,000 rows",
+            f"`{_GROWTH}`: from a million to ten million rows",
         )
         per_index = min(plan.images, plan.rows_of_index)
         self._add(
             "building all of it, 2 cores",
-            plan.images / per_index * (per_index / 1e6) ** power * build / 3600,
+            plan.images / per_index * (per_index / _MEASURED_ROWS) ** power * build / 3600,
             "h",
             "assumed",
-            "that it goes on like that beyond 1,000,000 rows",
+            "that it goes on like that beyond ten million rows",
         )
 
     def _search(self) -> None:
@@ -247,20 +251,20 @@ class Capacity:
             f"at most {format_number(plan.rows_of_index)} rows in one; an assumption",
         )  # fmt: skip
         own = self._measured(
-            "private memory of a replica", "GB", "text_search.json",
-            "query/memory_bytes/after_image_only/own", scale=1e-9,
-            note=", 1,000,000 rows",
+            "private memory of a replica", "GB", _GROWTH,
+            f"{_AT}/query/approximate/private_bytes", scale=1e-9,
         )  # fmt: skip
         mapped = per_index * self.value("searcher of a row") / 1e9
         self._add(
             "memory of a replica that never waits for its disk", own + mapped, "GB", "computed",
             "private, and the searcher in the page cache",
         )  # fmt: skip
+        recall = read_result(_GROWTH, f"{_AT}/query/approximate/recall_at_10")
         p50 = self._measured(
-            "a query in a million rows, recall 0.965", "ms", _MILLION, "query/fast/p50_ms",
-            note=", 2 cores",
+            f"a query in ten million rows, recall {recall:.3f}", "ms", _GROWTH,
+            f"{_AT}/query/approximate/p50_ms", note=", 2 cores",
         )  # fmt: skip
-        slower = max(1.0, per_index / 1e6) ** plan.growth
+        slower = max(1.0, per_index / _MEASURED_ROWS) ** plan.growth
         time = self._add(
             "a query in one index", p50 * slower, "ms", "assumed",
             f"as rows to the power of {plan.growth:g}; lists grow as their root",
@@ -320,13 +324,12 @@ def rabitq_bytes() -> float:
 
 
 def build_power() -> float:
-    """Return the exponent by which the time of building lists grew with the rows."""
-    seconds = {
-        one["rows"]: one["build_s"]
-        for one in _load("index_experiments.json")["cases"]
-        if one["kind"] == "ivf-fp16"
-    }
-    return math.log10(seconds[1_000_000] / seconds[100_000])
+    """Return the exponent by which the time of building the searcher grew with the rows."""
+    large, small = (
+        read_result(_GROWTH, f"sizes/{rows}/optimize/build_seconds")
+        for rows in (_MEASURED_ROWS, _MEASURED_ROWS // 10)
+    )
+    return math.log10(large / small)
 
 
 def format_number(value: float) -> str:
