@@ -27,6 +27,7 @@ from perception_encoder.cli.options import (
     PrecisionOption,
     PreprocessChoice,
     PreprocessOption,
+    RayCoresOption,
     choose_model,
     complete_model,
     find_index,
@@ -142,15 +143,7 @@ def index(  # noqa: PLR0913  one parameter for each option
             help="Read and embed on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
         ),
     ] = None,
-    ray_cores: Annotated[
-        int | None,
-        typer.Option(
-            "--ray-cores",
-            min=1,
-            help="CPU cores of each Ray worker.  [default: its share of the smallest machine]",
-            show_default=False,
-        ),
-    ] = None,
+    ray_cores: RayCoresOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed images and videos into an index; those that are in it already are skipped.

@@ -122,6 +122,15 @@ PreprocessOption = Annotated[
         help="reference: bit for bit as the original; fast: decodes large images in less time.",
     ),
 ]
+RayCoresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-cores",
+        min=1,
+        help="CPU cores of each Ray worker.  [default: its share of the smallest machine]",
+        show_default=False,
+    ),
+]
 BatchSizeOption = Annotated[
     int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Images or texts in one batch.")
 ]

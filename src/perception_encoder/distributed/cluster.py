@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Final, NamedTuple, TextIO, TypeAlias, TypeVar, cast
 
@@ -34,7 +34,6 @@ _RETRY_SECONDS: Final = 0.5
 PLACING_SECONDS: Final = 60.0  # for Ray to place the first worker
 RETURN_SECONDS: Final = 300.0  # for a worker that died to restart: a machine may have to boot
 _CONNECT_SECONDS: Final = 10.0
-_RAY_PRINTER: Final = "ray_listen_error_messages"  # the thread that reports dead machines
 
 
 @contextmanager
@@ -63,6 +62,7 @@ def connect(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    threads_before = set(threading.enumerate())
     try:
         with _keep_signal_handler():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -71,8 +71,9 @@ def connect(address: str) -> Iterator[None]:
             f"cannot join a Ray cluster at {address} ({first_line(err)}); where one runs, it "
             "must have this Ray's version and the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
         ) from err
+    threads_of_ray = frozenset(threading.enumerate()) - threads_before
     try:
-        with redirect_stdout(cast("TextIO", _DataStdout())):
+        with redirect_stdout(cast("TextIO", _DataStdout(threads_of_ray))):
             yield
     finally:
         ray.shutdown()
@@ -111,16 +112,21 @@ def _keep_signal_handler() -> Iterator[None]:
 
 
 class _DataStdout:
-    """The present stdout for all threads but the one of Ray that reports dead machines."""
+    """The present stdout, except for threads of Ray: one of them prints which machines died.
 
-    def __init__(self) -> None:
+    Args:
+        threads_of_ray: what they print goes to stderr.
+    """
+
+    def __init__(self, threads_of_ray: Container[threading.Thread]) -> None:
         self._stdout = sys.stdout
+        self._threads_of_ray = threads_of_ray
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stdout, name)
 
     def write(self, text: str) -> int:
-        is_ray = threading.current_thread().name == _RAY_PRINTER
+        is_ray = threading.current_thread() in self._threads_of_ray
         return (sys.stderr if is_ray else self._stdout).write(text)
 
 
@@ -188,6 +194,18 @@ def plan_workers(
     return WorkerPlan(count, cores, gpus)
 
 
+def describe_shortage(plan: WorkerPlan) -> str:
+    """Return what is wanted and what others have left free."""
+    import ray
+
+    free = ray.available_resources()
+    return (
+        f"the cluster has no room: wanted are {plan}, free are "
+        f"{free.get('CPU', 0):g} CPU cores and {free.get('GPU', 0):g} GPUs; wait until "
+        "others are done, or ask for less (--ray-cores)"
+    )
+
+
 class Workers:
     """Workers of one model, for any number of threads.
 
@@ -238,15 +256,10 @@ class Workers:
         import ray
 
         placed, _ = ray.wait(
-            [handle.__ray_ready__.remote() for handle in self._handles], timeout=PLACING_SECONDS
+            [handle.wait_until_placed.remote() for handle in self._handles], timeout=PLACING_SECONDS
         )
         if not placed:
-            free = ray.available_resources()
-            raise ClusterError(
-                f"the cluster has no room: wanted are {self._plan}, free are "
-                f"{free.get('CPU', 0):g} CPU cores and {free.get('GPU', 0):g} GPUs; wait until "
-                "others are done, or ask for less (--ray-cores)"
-            )
+            raise ClusterError(describe_shortage(self._plan))
         for handle in self._handles:
             self._add_when_ready(handle, _SLOTS)
         self._free.put(self._take())

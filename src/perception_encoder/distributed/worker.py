@@ -75,6 +75,9 @@ class Worker:
         self._opening, self._reading = threading.Lock(), threading.Lock()
         self._videos: LocalVideoReader | None = None
 
+    def wait_until_placed(self) -> None:
+        """Do nothing: the call returns once Ray has started this worker."""
+
     def open(self) -> WorkerSetup:
         """Open the model unless it is open.
 
