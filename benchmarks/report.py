@@ -53,9 +53,8 @@ def machine() -> str:
     flags = ""
     if Path("/proc/cpuinfo").exists():
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    extra = [
-        name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name} " in flags
-    ]
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    extra = [name for name in known if f" {name} " in flags]
     parts = [platform.machine(), f"{len(os.sched_getaffinity(0))} cores", *extra, platform.system()]
     return ", ".join(parts)
 

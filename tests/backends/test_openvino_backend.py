@@ -210,6 +210,14 @@ def test_a_graph_that_cannot_be_made_leaves_the_programs_log_as_it_was(tmp_path,
     assert state() == before
 
 
+@pytest.mark.parametrize(("precision", "ending"), [("fp32", "_f32"), ("bf16", "_bf16")])
+def test_it_tells_the_instructions_that_multiply_matrices(precision, ending):
+    backend = available(precision)
+    assert backend.name_instructions() is None  # before a graph is open
+    backend.encode_image(pixels(find("pe-nano").config, 2))
+    assert f"_{backend.name_instructions()}".endswith(ending)
+
+
 def test_a_text_makes_no_graph_for_images(tmp_path):
     backend = open_cached(save(tmp_path / "model"), tmp_path / "cache")
     assert not graphs(tmp_path / "cache", "text")

@@ -29,6 +29,7 @@ def row(
         decode_ms=90,
         peak_bytes=10**9,
         peak_device_bytes=None,
+        instructions=None,
     )
     return BenchRow(
         model=model,

@@ -80,6 +80,7 @@ def test_each_precision_is_a_row_compared_with_fp32(core: Path, tmp_path: Path) 
         assert figures["text_ms"] > 0
         assert figures["decode_ms"] > 1  # 12 megapixels
         assert figures["peak_bytes"] > 2**26
+        assert figures["instructions"]
         assert row["model"] == str(core)
         assert row["has_random_weights"] is False
         assert row["operations"] == image_operations(config.vision, config.embed_dim)

@@ -28,7 +28,7 @@ from perception_encoder.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-GRAPH_FORMAT: Final = 2
+GRAPH_FORMAT: Final = 3
 """Part of every graph's name. Raise it with each change to the code that builds graphs, so that
 cached graphs are built again. A test compares that code with a stored digest."""
 

@@ -172,13 +172,12 @@ def _write(
 
         write_onnx(model, folder, graphs.image_name, graphs.text_name, precision=graphs.precision)
         return
-    from perception_encoder.backends.openvino_write import halve_rotation, write_openvino
+    from perception_encoder.backends.openvino_write import write_openvino
 
-    changed = halve_rotation(model)
     images = calibration or partial(iter_calibration_images, model.config)
     parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
     for name in parts:
-        write_openvino(changed, folder / name, Path(name).stem, graphs.precision, images)
+        write_openvino(model, folder / name, Path(name).stem, graphs.precision, images)
 
 
 def _opened(folder: Path, config: ModelConfig, graphs: ExportedFiles) -> Backend:

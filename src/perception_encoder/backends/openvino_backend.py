@@ -5,7 +5,8 @@ Each graph is opened when it is first needed, so a text does not wait for the vi
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,7 @@ _INT8_GROUP: Final = 128
 # The backend keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
 # have a multiple of so many columns.
 _TEXT_COLUMNS: Final = 2
+_PRODUCTS: Final = ("FullyConnected", "MatMul")  # OpenVINO's names in compiled graphs
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
 # The binding makes its index of numpy's types in the first call that needs it. Two threads in that
@@ -185,6 +187,17 @@ class OpenVinoBackend:
         shape = (grid[0] * grid[1], vision.width)
         return self._run(f"{DENSE}{layer}", "features", pixels, shape, others)
 
+    def name_instructions(self) -> str | None:
+        """Name the instructions that multiply matrices here, as OpenVINO does: "avx512_amx_bf16".
+
+        Returns:
+            Those of most products of the graphs that are open; None while none is.
+        """
+        with self._lock:
+            graphs = list(self._open.values())
+        names = Counter(name for graph in graphs for name in graph.iter_kernels())
+        return names.most_common(1)[0][0].partition("_")[2].lower() if names else None
+
     def close(self) -> None:
         """See `Backend.close`."""
         with self._lock:
@@ -238,6 +251,13 @@ class _Graph:
             results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
             rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
         return rows
+
+    def iter_kernels(self) -> Iterator[str]:
+        """Name the kernel of each matrix product, such as "brgemm_avx512_amx_bf16"."""
+        for node in self._request.get_compiled_model().get_runtime_model().get_ops():
+            facts = node.get_rt_info()
+            if facts["layerType"].astype(str) in _PRODUCTS:
+                yield facts["primitiveType"].astype(str)
 
 
 def _compiled(source: "Path | ov.Model", output: str, precision: Precision) -> "ov.CompiledModel":

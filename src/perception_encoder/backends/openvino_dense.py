@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.backends.openvino_graphs import grid_inputs
-from perception_encoder.backends.openvino_write import halve_rotation, trace_graph
+from perception_encoder.backends.openvino_write import arrange_vision, trace_graph
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Rotation
 from perception_encoder.model.dual_encoder import Normalize
@@ -49,7 +49,7 @@ class _DenseFeatures(nn.Module):
 
     def __init__(self, model: DualEncoder, layer: int) -> None:
         super().__init__()
-        self.vision = halve_rotation(model, is_grid_fixed=False).vision
+        self.vision = arrange_vision(model, is_grid_fixed=False).vision
         self.normalize = Normalize(model.config.image.mean, model.config.image.std)
         self.layer = layer
         positions = model.vision.position_embedding.detach()

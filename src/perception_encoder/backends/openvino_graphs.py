@@ -162,7 +162,7 @@ class CachedGraphs:
 
     def _built(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
         from perception_encoder.backends.openvino_dense import build_dense
-        from perception_encoder.backends.openvino_write import build_openvino, halve_rotation
+        from perception_encoder.backends.openvino_write import build_openvino
 
         loaded = self.load()
         images = partial(iter_calibration_images, self.config)
@@ -170,8 +170,7 @@ class CachedGraphs:
             if part.startswith(DENSE):
                 layer = int(part.removeprefix(DENSE))
                 return build_dense(loaded.model, layer), loaded.watched
-            model = halve_rotation(loaded.model)
-            return build_openvino(model, part, self.precision, images), loaded.watched
+            return build_openvino(loaded.model, part, self.precision, images), loaded.watched
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,11 @@ def list_devices() -> list[str]:
     return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
+_INSTRUCTIONS: Final[dict[Precision, tuple[str, ...]]] = {
+    "bf16": ("amx_bf16", "avx512_bf16"),
+    "fp16": ("amx_fp16", "avx512_fp16"),
+    "int8": ("amx_int8", "avx512_vnni"),
+}
 _DTYPES: Final[dict[Precision, torch.dtype]] = {**DTYPES, "int8": torch.int8}
 
 
@@ -245,6 +250,15 @@ def matrix_rate(
             _wait_for(place)
             seconds.append(time.perf_counter() - started)
     return 2 * size**3 / statistics.median(seconds)
+
+
+def name_instructions(precision: Precision) -> str:
+    """Name this CPU's best instructions for products in a precision, such as "amx_bf16"."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    for name in _INSTRUCTIONS.get(precision, ()):
+        if capabilities.get(name):
+            return name
+    return torch.backends.cpu.get_cpu_capability().lower()
 
 
 def peak_device_bytes(device: str) -> int | None:

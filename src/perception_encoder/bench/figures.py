@@ -40,6 +40,8 @@ class Figures:
         decode_ms: a JPEG file of 12 megapixels to the model's square, on one core.
         peak_bytes: the most memory the process held; None where the system does not tell.
         peak_device_bytes: the most memory held on a CUDA device.
+        instructions: what multiplied matrices on the CPU, "avx512_amx_bf16" for instance; None on
+            other devices, and for backends that do not tell.
     """
 
     backend: BackendKind
@@ -55,6 +57,7 @@ class Figures:
     decode_ms: float
     peak_bytes: int | None
     peak_device_bytes: int | None
+    instructions: str | None
 
 
 @dataclass(frozen=True)

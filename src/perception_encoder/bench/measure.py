@@ -135,6 +135,7 @@ def _timed(model: EmbeddingModel, job: BenchJob, open_seconds: float, effort: Ef
         decode_ms=1000 * decode,
         peak_bytes=peak,
         peak_device_bytes=_peak_device_bytes(model),
+        instructions=_name_instructions(model),
     )
 
 
@@ -218,6 +219,19 @@ def _peak_device_bytes(model: EmbeddingModel) -> int | None:
     from perception_encoder.backends.torch_devices import peak_device_bytes
 
     return peak_device_bytes(model.backend.device)
+
+
+def _name_instructions(model: EmbeddingModel) -> str | None:
+    backend = model.backend
+    if backend.name == "torch" and backend.device == "cpu":
+        from perception_encoder.backends.torch_devices import name_instructions
+
+        return name_instructions(backend.precision)
+    if backend.name == "openvino":
+        from perception_encoder.backends.openvino_backend import OpenVinoBackend
+
+        return backend.name_instructions() if isinstance(backend, OpenVinoBackend) else None
+    return None
 
 
 def drifts(path: Path, reference: Path) -> tuple[Drift | None, Drift | None]:

@@ -24,14 +24,14 @@ _Row = TypeVar("_Row", "BenchRow", "EdgeRow")
 _BACKENDS: Final = ("torch", "openvino", "onnx")
 _PRECISIONS: Final = ("fp32", "bf16", "fp16", "int8")
 _HEADER: Final = [
-    "model", "backend", "precision", "images/s", "batch", "of peak", "1 image", "texts/s",
-    "1 text", "12 MP JPEG", "memory", "images agree", "texts agree",
+    "model", "backend", "precision", "instructions", "images/s", "batch", "of peak", "1 image",
+    "texts/s", "1 text", "12 MP JPEG", "memory", "images agree", "texts agree",
 ]  # fmt: skip
 _LEGEND: Final = (
-    "images/s: prepared images at the best batch size · of peak: share of this machine's own rate "
-    "of matrix products in that precision\n1 image, 1 text: time for one embedding · 12 MP JPEG: "
-    "decoding and resizing one file on one core · memory: peak of the process\n"
-    "agree: lowest cosine with the embeddings of fp32"
+    "instructions: what multiplies matrices on this CPU · images/s: prepared images at the best "
+    "batch size\nof peak: share of this machine's own rate of matrix products in that precision\n"
+    "1 image, 1 text: time for one embedding · 12 MP JPEG: decoding and resizing one file on one "
+    "core\nmemory: peak of the process · agree: lowest cosine with the embeddings of fp32"
 )
 _EDGE_HEADER: Final = [
     "model", "backend", "precision", "images/s", "1 image", "1 text", "12 MP JPEG",
@@ -232,6 +232,7 @@ def _to_cells(row: BenchRow) -> list[str]:
         row.label,
         figures.backend,
         figures.precision,
+        figures.instructions or "-",
         format_number(figures.images_per_second),
         str(figures.image_batch),
         "-" if row.fraction is None else f"{row.fraction:.0%}",
