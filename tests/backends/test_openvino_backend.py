@@ -213,6 +213,7 @@ def test_a_graph_that_cannot_be_made_leaves_the_programs_log_as_it_was(tmp_path,
 @pytest.mark.parametrize(("precision", "ending"), [("fp32", "_f32"), ("bf16", "_bf16")])
 def test_it_tells_the_instructions_that_multiply_matrices(precision, ending):
     backend = available(precision)
+    assert isinstance(backend, OpenVinoBackend)
     assert backend.name_instructions() is None  # before a graph is open
     backend.encode_image(pixels(find("pe-nano").config, 2))
     assert f"_{backend.name_instructions()}".endswith(ending)

@@ -4,6 +4,7 @@ Each graph is opened when it is first needed, so a text does not wait for the vi
 """
 
 import importlib.util
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,9 @@ _INT8_GROUP: Final = 128
 # The backend keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
 # have a multiple of so many columns.
 _TEXT_COLUMNS: Final = 2
-_PRODUCTS: Final = ("FullyConnected", "MatMul")  # OpenVINO's names in compiled graphs
+# OpenVINO's names in compiled graphs: of products, and within those of kernels.
+_PRODUCTS: Final = ("FullyConnected", "MatMul")
+_INSTRUCTIONS: Final = re.compile(r"(?:sse|avx|neon|asimd|sve|rvv)\w*")
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
 # The binding makes its index of numpy's types in the first call that needs it. Two threads in that
@@ -191,12 +194,15 @@ class OpenVinoBackend:
         """Name the instructions that multiply matrices here, as OpenVINO does: "avx512_amx_bf16".
 
         Returns:
-            Those of most products of the graphs that are open; None while none is.
+            Those of most products of the graphs that are open, or of most steps where its products
+            are a library's; None while no graph is open.
         """
         with self._lock:
             graphs = list(self._open.values())
-        names = Counter(name for graph in graphs for name in graph.iter_kernels())
-        return names.most_common(1)[0][0].partition("_")[2].lower() if names else None
+        kernels = [kernel for graph in graphs for kernel in graph.iter_kernels()]
+        products = Counter(name for name, is_product in kernels if is_product)
+        names = products or Counter(name for name, _ in kernels)
+        return names.most_common(1)[0][0].lower() if names else None
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -252,12 +258,13 @@ class _Graph:
             rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
         return rows
 
-    def iter_kernels(self) -> Iterator[str]:
-        """Name the kernel of each matrix product, such as "brgemm_avx512_amx_bf16"."""
+    def iter_kernels(self) -> Iterator[tuple[str, bool]]:
+        """Name the instructions of each step, and tell whether it is a matrix product."""
         for node in self._request.get_compiled_model().get_runtime_model().get_ops():
             facts = node.get_rt_info()
-            if facts["layerType"].astype(str) in _PRODUCTS:
-                yield facts["primitiveType"].astype(str)
+            found = _INSTRUCTIONS.search(facts["primitiveType"].astype(str))
+            if found is not None:
+                yield found[0], facts["layerType"].astype(str) in _PRODUCTS
 
 
 def _compiled(source: "Path | ov.Model", output: str, precision: Precision) -> "ov.CompiledModel":
