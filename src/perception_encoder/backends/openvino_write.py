@@ -310,8 +310,8 @@ class ArrangedAttention(nn.Module):
         if angles is not None:
             order = torch.cat([torch.arange(0, head_dim, 2), torch.arange(1, head_dim, 2)])
             q, k = _sort_heads(q, self.num_heads, order), _sort_heads(k, self.num_heads, order)
-        q.weight *= head_dim**-0.5
-        q.bias *= head_dim**-0.5
+        for parameter in (q.weight, q.bias):
+            parameter.mul_(head_dim**-0.5)
         self.q, self.k, self.v = q, k, v
         self.turns = angles is not None
         self.is_grid_fixed = is_grid_fixed
