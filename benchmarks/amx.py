@@ -49,6 +49,7 @@ PARTS = ("images-B16", "images-L14", "texts-B16", "torch-B16", "compiled-B16", "
 SIZE = 2048  # of the matrices whose product is the machine's rate, as in `pe bench`
 PRODUCTS = 4  # of them in a row
 CALLS = 8  # whose steps are timed
+INT8_PART = "images-B16"  # ranges of L14 take minutes to measure
 STEPS = {
     "FullyConnected": "products",
     "FullyConnectedQuantizedLegacy": "products",
@@ -110,7 +111,7 @@ def main() -> None:
 def prepare(work: Path, part: str) -> None:
     """Make the graphs of a part, unless an earlier run has."""
     kind, _, model = part.rpartition("-")
-    if kind == "images":
+    if part == INT8_PART:
         graph_file(work, MODELS[model], "int8")
     if kind in ("images", "huge-pages"):
         graph_file(work, MODELS[model], "bf16")
@@ -124,36 +125,37 @@ def images(work: Path, model: str, seconds: float) -> dict[str, Any]:
     """Prepared images: batches, settings, int8, and the former graph."""
     config = find(model).config
     pixels = prepared(model, 32)
-    bf16, int8 = graph_file(work, model, "bf16"), graph_file(work, model, "int8")
-    former = former_file(work, model)
-    large = config.vision.image_size > 224
+    graphs = {"former": former_file(work, model), "now": graph_file(work, model, "bf16")}
+    large = model != MODELS["B16"]
+    if not large:
+        graphs["int8"] = graph_file(work, model, "int8")
     batch = 2 if large else 8
+    bf16 = graphs["now"]
     variants = {
-        "former": opened(former, pixels[:batch]),
-        "now": opened(bf16, pixels[:batch]),
+        **{name: opened(path, pixels[:batch]) for name, path in graphs.items()},
         **{
             f"now, batch of {size}": opened(bf16, pixels[:size])
-            for size in ((1, 4) if large else (1, 2, 4, 16, 32))
+            for size in ((1, 8) if large else (1, 2, 4, 16, 32))
         },
         "now, batch fixed": opened(bf16, pixels[:batch], is_fixed=True),
         "now, two streams": streams(bf16, pixels[: batch // 2]),
         "now, one thread": opened(bf16, pixels[:batch], {"INFERENCE_NUM_THREADS": 1}),
-        "int8": opened(int8, pixels[:batch]),
     }
     operations = image_operations(config.vision, config.embed_dim)
     tokens = config.vision.grid_size**2 + int(config.vision.has_class_token)
     attention = 4 * tokens**2 * config.vision.width * config.vision.depth
     found = in_turns(variants, operations, seconds)
+    rate_of = {name: figures["rate"] for name, figures in found["variants"].items()}
     return {
         "batch": batch,
         "operations_of_an_item": operations,
         **found,
-        "int8_over_bf16": found["variants"]["int8"]["rate"] / found["variants"]["now"]["rate"],
-        "lowest_cosine_with_fp32": drift(bf16, int8, pixels[:batch]),
+        **({} if large else {"int8_over_bf16": rate_of["int8"] / rate_of["now"]}),
+        "lowest_cosine_with_fp32": drift(graphs, pixels[:batch]),
         "attention_operations_of_an_item": attention,
         "steps_of_a_batch": {
             name: steps(path, pixels[:batch], operations - attention)
-            for name, path in (("former", former), ("now", bf16), ("int8", int8))
+            for name, path in graphs.items()
         },
     }
 
@@ -373,12 +375,13 @@ def steps(path: Path, batch: NDArray[Any], operations: int) -> dict[str, Any]:
     }
 
 
-def drift(bf16: Path, int8: Path, pixels: NDArray[np.uint8]) -> dict[str, float]:
+def drift(graphs: Mapping[str, Path], pixels: NDArray[np.uint8]) -> dict[str, float]:
     """Lowest cosines with fp32, over drawings."""
-    exact = vectors(compiled(bf16, None, {"INFERENCE_PRECISION_HINT": "f32"}), pixels)
+    exact = vectors(compiled(graphs["now"], None, {"INFERENCE_PRECISION_HINT": "f32"}), pixels)
+    named = {"bf16": graphs["now"], **{name: graphs[name] for name in graphs if name == "int8"}}
     return {
         name: float((vectors(compiled(path), pixels) * exact).sum(axis=1).min())
-        for name, path in (("bf16", bf16), ("int8", int8))
+        for name, path in named.items()
     }
 
 
