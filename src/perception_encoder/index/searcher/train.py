@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VECTOR
 from perception_encoder.index.searcher.candidates import CoarseSearch
+from perception_encoder.index.searcher.centers import CenterSearch
 from perception_encoder.index.searcher.files import CoveredFragment
 from perception_encoder.index.searcher.fragments import OFFSETS, Mask, RowPositions
 from perception_encoder.index.searcher.kernels import add_to_lists, make_projection
@@ -164,7 +165,7 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
     kmeans.train(projected)
     trained: Any = kmeans  # its type stub lacks the results
     coarse = CoarseSearch(projection, trained.centroids)
-    lists = trained.index.search(projected, 1)[1][:, 0]
+    lists = CenterSearch(coarse.centers).nearest(projected)
     centers = _means(sample, lists, num_lists)
     empty = ~np.any(centers, axis=1)
     centers[empty] = coarse.centers[empty] @ projection.T
@@ -184,8 +185,7 @@ class ListFiller:
 
         num_lists, embed_dim = trained.centers.shape
         self._projection = make_projection(trained.coarse.projection)
-        self._centers = faiss.IndexFlatIP(trained.coarse.centers.shape[1])
-        self._centers.add(trained.coarse.centers)
+        self._centers = CenterSearch(trained.coarse.centers)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
         self._quantizer.add(trained.centers)
         self._index: Any = faiss.IndexIVFRaBitQ(
@@ -197,7 +197,7 @@ class ListFiller:
     def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
         """Put (R, E) float32 rows into their lists; (R,) are their numbers."""
         projected = self._projection.apply(vectors)
-        lists = np.ascontiguousarray(self._centers.search(projected, 1)[1][:, 0])
+        lists = self._centers.nearest(projected)
         self.list_of[numbers] = lists
         add_to_lists(self._index, vectors, numbers, lists)
 
