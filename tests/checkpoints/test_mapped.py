@@ -8,8 +8,9 @@ import pytest
 import torch
 from checkpoints.checkpoint_samples import CORE, checkpoint, meta, native, open_clip
 from safetensors.torch import save_file
+from small_models import FP32_ON_CPU
 
-from perception_encoder.backends import ComputeOptions, open_backend
+from perception_encoder.backends import open_backend
 from perception_encoder.backends.numpy_text import NumpyTextBackend
 from perception_encoder.checkpoints.tensors import MappedTensors
 from perception_encoder.errors import CheckpointError
@@ -27,8 +28,7 @@ def test_every_naming_and_precision_of_a_file_is_read(
     found = checkpoint(CORE, path)
     end = CORE.text.vocab_size - 1
     rows = np.array([[3, 5, end, 7], [end, 0, 0, 0], [9, 8, 7, end]])
-    options = ComputeOptions(device="cpu", precision="fp32")
-    expected = open_backend(found, options).encode_text(rows)
+    expected = open_backend(found, FP32_ON_CPU).encode_text(rows)
     vectors = NumpyTextBackend(found, "").encode_text(rows)
     np.testing.assert_allclose(vectors, expected, atol=1e-5 * np.abs(expected).max())
 
