@@ -48,7 +48,7 @@ def backend():
 
 def started(backend: Gated, *, body_timeout_seconds: float = 30.0, **queue):
     settings = ServerSettings(
-        queue=QueueSettings(**{"capacity": 8, "timeout_seconds": 20, **queue}),
+        queue=QueueSettings(**{"capacity": 8, "timeout_seconds": 100, **queue}),
         access=AccessSettings(body_timeout_seconds=body_timeout_seconds),
     )
     return running(settings, model=open_tiny(backend=backend))
@@ -197,11 +197,11 @@ def test_a_head_that_never_ends_is_refused(backend):
 
 
 def test_of_many_images_the_good_ones_are_answered_and_the_bad_ones_told_why(backend):
-    """200 bad images among 2,000 good ones, from many connections."""
+    """80 bad images among 800 good ones, from many connections."""
     good = [image(n) for n in range(20)]
     kinds = [b"not an image", b"", good[0][:80], encoded(drawing(2), "JPEG")[:200]]
     expected = open_tiny(backend=open_random_backend(CORE, FP32_ON_CPU)).embed_images(good)
-    numbers = list(range(2_200))
+    numbers = list(range(880))
     per_request = 50
 
     def ask(start: int) -> list[tuple[int, dict]]:
@@ -233,7 +233,7 @@ def test_of_many_images_the_good_ones_are_answered_and_the_bad_ones_told_why(bac
             assert f"image {number % per_request}" in answer["error"]["message"]
         else:
             assert np.allclose(answer["embedding"], expected[number % 20], atol=2e-5)
-    assert num_bad == 200
+    assert num_bad == 80
 
 
 def test_idle_models_are_closed_and_come_back():

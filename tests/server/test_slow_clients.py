@@ -94,7 +94,7 @@ def test_what_is_no_image_is_not_shown(server):
 def ask(server, path: str, *, is_last: bool = True) -> socket.socket:
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(30)
+    client.settimeout(100)
     client.connect(("127.0.0.1", server.port))
     end = "Connection: close\r\n\r\n" if is_last else "\r\n"
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{end}".encode())
