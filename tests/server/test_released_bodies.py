@@ -107,9 +107,8 @@ def test_a_refused_body_is_freed(server, held, kind, is_whole):
     for path in ROUTES:
         send(server, path, b"{}")  # what its first request makes, stays
         before = held()
-        for _ in range(2):
-            reply = send(server, path, body, missing=0 if is_whole else 100)
-            assert not is_whole or reply[9:10] in b"245", (path, reply)
+        reply = send(server, path, body, missing=0 if is_whole else 100)
+        assert not is_whole or reply[9:10] in b"245", (path, reply)
         assert is_freed(held, before), (path, held() - before)
 
 
@@ -176,7 +175,7 @@ def test_hardly_anything_is_read_without_a_key(keyed_server, held):
     before = held()
 
     def upload(client: socket.socket, path: str) -> None:
-        client.settimeout(20)
+        client.settimeout(100)
         client.sendall(head(path, 60 * MIB, "application/json"))
         for _ in range(3):
             client.sendall(begun)
