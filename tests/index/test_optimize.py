@@ -49,6 +49,16 @@ def uris(index: Index) -> list[str]:
     return [row.uri for row in index.rows()]
 
 
+def test_rows_added_to_an_optimized_index_are_joined_with_it(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=3)
+    index.optimize()
+    index.append([Row("new.png")], unit(1, index.identity.embed_dim, seed=5))
+    before = contents(index)
+    done = index.optimize()
+    assert (done.fragments_before, done.fragments_after) == (2, 1)
+    assert contents(index) == before
+
+
 def test_small_files_are_joined_and_every_row_stays(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=12)
     before = contents(index)

@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.index.commits import (
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 _SMALL_ROWS: Final = 65_536  # a fragment of fewer rows is small
 _MANY_SMALL: Final = 64  # opening each costs time in every scan
+_JOINED_ROWS: Final = 1 << 20  # Lance's defaults: smaller files are joined,
+_DELETED: Final = 0.1  # and those written anew of which so much is deleted
 _UNCOVERED: Final = 0.2  # share of the rows that each query reads from the index
 _PREFIX: Final = b"perception_encoder."
 
@@ -137,9 +140,11 @@ def needs_optimize(
 
 
 def _has_small_files(dataset: lance.LanceDataset) -> bool:
-    from lance.optimize import Compaction
-
-    return int(Compaction.plan(dataset, {}).num_tasks()) > 0
+    """Whether compaction would write files anew; its own plan joins none inside of an index."""
+    parts = dataset.get_fragments()
+    deleted = [part.num_deletions / max(1, part.physical_rows) for part in parts]
+    is_small = [part.physical_rows < _JOINED_ROWS for part in parts]
+    return max(deleted, default=0.0) > _DELETED or any(map(all, pairwise(is_small)))
 
 
 def _renewed(
