@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What pip does in a tenth of its time. Compiling to bytecode is left to imports: most is never imported.
 UV := $(BIN)/uv pip install --quiet --system-certs
+# The tests start hundreds of processes. Images for containers like to set this, and then each process
+# compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test fuzz test-without-torch coverage clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
