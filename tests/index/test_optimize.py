@@ -3,10 +3,6 @@
 import datetime
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -43,10 +39,6 @@ def make(path: Path, commits: int, rows: int = 3, embed_dim: int = 16) -> Index:
 def contents(index: Index) -> dict[str, tuple[Row, list[float]]]:
     vectors = index.vectors().tolist()
     return {row.id: (row, vector) for row, vector in zip(index.rows(), vectors, strict=True)}
-
-
-def uris(index: Index) -> list[str]:
-    return [row.uri for row in index.rows()]
 
 
 def test_rows_added_to_an_optimized_index_are_joined_with_it(tmp_path: Path) -> None:
@@ -138,50 +130,6 @@ def test_it_refuses_while_another_writes(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=2)
     with write_lock(index.path), pytest.raises(IndexBusyError):
         index.optimize()
-
-
-OPTIMIZE = """
-import sys
-from perception_encoder.index.optimize import optimize_index
-from perception_encoder.index.searcher.build import SearcherSizes
-import faiss, lance
-print("begins", flush=True)
-optimize_index(sys.argv[1], None, sizes=SearcherSizes(copy=1, lists=1))
-print("done", flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_path: Path) -> None:
-    index = make(tmp_path / "t", commits=4, rows=5000, embed_dim=64)
-    seconds = optimize_index(index.path, None, sizes=LISTS).seconds
-    index.refresh()
-    query, moments, killed = unit(1, 64, seed=99), random.Random(0), 0
-    for number in range(4):
-        index.add([Row(uri="0-0", metadata={"n": number})], query)  # something to do
-        hits, ids, vectors = index.search(query, k=10, exact=True), uris(index), index.vectors()
-        process = subprocess.Popen(
-            [sys.executable, "-c", OPTIMIZE, index.path], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begins\n"
-        time.sleep(moments.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        if "done" in process.communicate()[0]:
-            seconds /= 2  # the run that was timed was slower
-        else:
-            killed += 1
-        index = Index.open(index.path)
-        assert uris(index) == ids
-        np.testing.assert_array_equal(index.vectors(), vectors)
-        assert index.search(query, k=10, exact=True) == hits
-    assert killed >= 2
-    done = optimize_index(index.path, None, sizes=LISTS)
-    index.refresh()
-    assert index.search(query, k=10, exact=True) == hits
-    folder = tmp_path / "t" / "_pe" / "searcher"
-    token = json.loads((folder / "searcher.json").read_text())["token"]
-    assert all(file.name.startswith((token, "searcher.json")) for file in folder.iterdir())
-    assert done.searcher_bytes == sum(file.stat().st_size for file in folder.glob(f"{token}.*"))
 
 
 def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
