@@ -137,6 +137,18 @@ def test_what_sources_leave_out_is_said_by_every_command(tmp_path: Path) -> None
     assert "1 skipped" in pe("index", pattern, "--index", "t.lance", folder=tmp_path).stderr
 
 
+_SAYS_WHAT_IT_LOCKS = """
+from filelock import FileLock
+acquire = FileLock.acquire
+def say_and_acquire(self, *arguments, **options):
+    print(self.lock_file, flush=True)
+    return acquire(self, *arguments, **options)
+FileLock.acquire = say_and_acquire
+from perception_encoder.cli.main import main
+main()
+"""
+
+
 def test_a_busy_index_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "t.lance", tmp_path / "t.lance")
     drawing(77).save(tmp_path / "new.png")
@@ -144,9 +156,13 @@ def test_a_busy_index_is_refused_and_waited_for(folder: Path, tmp_path: Path) ->
         refused = pe("index", ".", "--index", "t.lance", folder=tmp_path)
         assert refused.returncode == 1
         assert f"process {os.getpid()} (since" in refused.stderr
-        waiting = started("index", ".", "--index", "t.lance", "--wait", folder=tmp_path)
+        command = (sys.executable, "-c", _SAYS_WHAT_IT_LOCKS)
+        arguments = ("index", ".", "--index", "t.lance", "--wait")
+        waiting = started(*arguments, folder=tmp_path, command=command)
+        assert waiting.stdout is not None
+        assert any("t.lance" in line for line in iter(waiting.stdout.readline, ""))
         with pytest.raises(subprocess.TimeoutExpired):
-            waiting.communicate(timeout=6)
+            waiting.communicate(timeout=1)  # five times as long as without --wait
     _, talk = waiting.communicate(timeout=200)
     assert waiting.returncode == 0, talk
     assert "1 embedded" in talk
