@@ -4,6 +4,7 @@ All processes of a run share a folder, which conftest.py makes: pytest's workers
 script uses `exporting_once` as well.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -36,7 +37,20 @@ def exporting_once() -> Iterator[None]:
                 file.write_bytes(onnx_ir.to_proto(model).SerializeToString())
         return SimpleNamespace(model=onnx_ir.from_proto(ModelProto.FromString(path.read_bytes())))
 
-    with patch.object(torch.onnx, "export", export_once):
+    with patch.object(torch.onnx, "export", export_once), _reading_operators_once():
+        yield
+
+
+@contextmanager
+def _reading_operators_once() -> Iterator[None]:
+    """Keep torch's table of ONNX operators, which each export makes anew from their sources."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # another version of torch: exports take longer
+        yield
+        return
+    read_once = staticmethod(functools.lru_cache(ONNXRegistry.from_torchlib))
+    with patch.object(ONNXRegistry, "from_torchlib", read_once):
         yield
 
 

@@ -104,7 +104,7 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
     with (
         patch.multiple(sys, argv=["pe", *arguments], **streams),  # type: ignore[call-overload]
         patch.object(logging.getLogger(), "handlers", []),
-        patch("gc.freeze"),
+        patch("gc.freeze", _do_nothing),
         _keeping(),
     ):
         try:
@@ -133,9 +133,13 @@ def _keeping() -> Iterator[None]:
         keeping_prompts(),
         patch("typer.main.get_command", _described),
         patch("typer.testing._get_command", _described),
-        patch.object(EmbeddingModel, "close"),
+        patch.object(EmbeddingModel, "close", _do_nothing),
     ):
         yield
+
+
+def _do_nothing(*_: object) -> None:
+    """Stand in for a function; a mock takes milliseconds to make."""
 
 
 def _strictly(line: str) -> dict[str, object]:
