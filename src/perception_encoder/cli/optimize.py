@@ -15,6 +15,7 @@ _SEARCHERS: Final = {
     "none": "not needed, the index is small",
     "exact": "exact, compares every embedding",
     "approximate": "approximate",
+    "vector-index": "Lance's vector index, approximate",
 }
 
 
@@ -34,10 +35,12 @@ def optimize(
     """Compact an index, drop its old versions and rebuild its searcher.
 
     Do it after large changes: `pe index` writes many small files, and rows that are not in the
-    searcher are read from the index for every query. Nothing is lost if it is interrupted.
+    searcher are read from the index for every query. In a bucket, the searcher is Lance's vector
+    index, which all readers share. Nothing is lost if it is interrupted.
 
-    Example:
+    Examples:
         pe optimize --index images.lance
+        pe optimize --index s3://bucket/images.lance
     """
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index

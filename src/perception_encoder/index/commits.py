@@ -31,6 +31,7 @@ from perception_encoder.index.schema import (
     to_arrow,
 )
 from perception_encoder.index.storage import (
+    Session,
     create_dataset,
     is_remote,
     open_dataset,
@@ -303,8 +304,12 @@ def create_or_replace_empty(path: str, schema: pa.Schema) -> lance.LanceDataset:
     return dataset
 
 
-def open_latest(path: str) -> lance.LanceDataset:
+def open_latest(path: str, session: Session | None = None) -> lance.LanceDataset:
     """Open the latest version, and check that it is the last commit.
+
+    Args:
+        path: of the index.
+        session: see `open_dataset`.
 
     Raises:
         IndexNotFoundError: there is no index.
@@ -313,7 +318,7 @@ def open_latest(path: str) -> lance.LanceDataset:
     journal = Journal(path)
     last = journal.check_manifest()
     try:
-        dataset = open_dataset(path)
+        dataset = open_dataset(path, session)
     except IndexNotFoundError:
         if last and os.path.isdir(os.path.join(path, "_versions")):
             journal.check_version(0, last)

@@ -47,7 +47,13 @@ from perception_encoder.index.schema import (
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import FragmentScan, Snapshot
-from perception_encoder.index.storage import check_free, empty_dataset, write_lock
+from perception_encoder.index.storage import (
+    Session,
+    check_free,
+    empty_dataset,
+    open_session,
+    write_lock,
+)
 from perception_encoder.index.tiles import TILE_OF, TileGrid
 from perception_encoder.types import Embeddings, ModelIdentity
 from perception_encoder.video.names import is_moment
@@ -74,6 +80,7 @@ class Index:
         *,
         is_created: bool = True,
         hides_locations: bool = False,
+        session: Session | None = None,
     ) -> None:
         self.path: Final = path
         self._is_created = is_created
@@ -82,6 +89,7 @@ class Index:
         self._searchers = Searchers(path)
         self._recent = RecentVectors()
         self._hides_locations = hides_locations
+        self._session = open_session(path) if session is None else session
         self._snapshot = self._show(dataset)
 
     @classmethod
@@ -121,7 +129,9 @@ class Index:
             IndexStorageError: it cannot be read, or a newer version of this package made it.
         """
         location = os.fspath(path)
-        return cls(open_latest(location), location, hides_locations=hides_locations)
+        session = open_session(location)
+        dataset = open_latest(location, session)
+        return cls(dataset, location, hides_locations=hides_locations, session=session)
 
     @classmethod
     def open_or_create(
@@ -630,7 +640,7 @@ class Index:
 
     def _latest(self) -> lance.LanceDataset:
         """Open the latest version, if it has the model of this object."""
-        dataset = open_latest(self.path)
+        dataset = open_latest(self.path, self._session)
         found = identity_of(dataset.schema, self.path)
         if found != self.identity:
             if not self._is_created and not dataset.count_rows():

@@ -1,4 +1,4 @@
-"""Search in one version of the index, with a searcher if there is one.
+"""Search in one version of the index, with a searcher or Lance's vector index if there is one.
 
 Scores are always computed here from the index's own vectors. So exact search returns the same with
 and without a searcher, and a wrong searcher is noticed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,11 @@ from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.fragments import Coverage, RowIds
 from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
+from perception_encoder.index.vector_index import (
+    VectorIndex,
+    find_candidates,
+    read_vector_index,
+)
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 _FEW_QUERIES: Final = 8  # more are faster as one product with what is read
 ROW_ID: Final = "_rowid"  # Lance's id of a row, valid within one version
+_FEW_BYTES: Final = 32 << 20  # of vectors that meet a condition: reading them all takes no longer
 
 
 class Scan(Protocol):
@@ -71,7 +77,8 @@ class NearestSearch:
         self._recent = recent
         self._lock = threading.Lock()
         self._bound: tuple[Searcher, BoundSearcher] | None = None
-        self._bound_recent: tuple[BoundSearcher | None, BoundRecentVectors] | None = None
+        self._bound_recent: tuple[list[int], BoundRecentVectors] | None = None
+        self._vector_index: VectorIndex | Literal["unread"] | None = "unread"
 
     def search(
         self,
@@ -98,9 +105,16 @@ class NearestSearch:
         others = searcher.coverage.others if searcher else self._dataset.get_fragments()
         if not others and searcher is None:
             best.add_all(where, None)  # there are no rows, but the condition may be wrong
-        is_again = self._recent.count_query()
+        is_again, index = self._recent.count_query(), None
+        if searcher is None:
+            index = self._read_vector_index()
+            proposal = None if index is None or exact else self._propose(index, queries, k, where)
+            if proposal is not None:
+                best.add_batches(proposal.batches)
+                others = proposal.others
+            is_again = is_again and (index is None or proposal is not None)
         if others and len(queries) <= _FEW_QUERIES and (searcher or is_again):
-            recent = self._recent_vectors(searcher, others)
+            recent = self._recent_vectors(others)
             proposed = recent.propose(queries, k, where=where, threshold=threshold)
             best.add_proposed(proposed, recent.coverage, recent.slack)
             others = recent.others
@@ -108,15 +122,56 @@ class NearestSearch:
             best.add_all(where, others)
         return best.hits()
 
-    def _recent_vectors(
-        self, searcher: BoundSearcher | None, others: list[lance.LanceFragment]
-    ) -> BoundRecentVectors:
-        """Return the vectors in memory, of the rows that a searcher does not cover."""
+    def _recent_vectors(self, others: list[lance.LanceFragment]) -> BoundRecentVectors:
+        """Return the vectors in memory, of the rows that nothing else covers."""
+        ids = [part.fragment_id for part in others]
         with self._lock:
-            if self._bound_recent is None or self._bound_recent[0] is not searcher:
+            if self._bound_recent is None or self._bound_recent[0] != ids:
                 bound = self._recent.bind(self._dataset, others, self._row_ids)
-                self._bound_recent = searcher, bound
+                self._bound_recent = ids, bound
             return self._bound_recent[1]
+
+    def _propose(
+        self, index: VectorIndex, queries: Embeddings, k: int, where: str | None
+    ) -> _Proposal | None:
+        """Search with the vector index; None if all rows that meet the condition are compared."""
+        parts = self._dataset.get_fragments()
+        covered = [part for part in parts if part.fragment_id in index.fragment_ids]
+        others = [part for part in parts if part.fragment_id not in index.fragment_ids]
+        num_rows = num_meeting = sum(part.physical_rows - part.num_deletions for part in covered)
+        if index.plan(k) is None or num_rows == 0:
+            return None
+        if where is not None:
+            batches = self._scan([ROW_ID], where, fragments=covered)
+            num_meeting = sum(len(batch) for batch in batches)
+            if num_meeting * _vector_bytes(self._dataset) <= _FEW_BYTES:
+                return None
+        plan = index.plan(k, num_meeting / num_rows)
+        assert plan is not None  # as above
+        found, seen = 0, np.empty(0, np.int64)
+        proposed: list[pa.RecordBatch] = []
+        for table in find_candidates(
+            self._dataset,
+            queries,
+            plan,
+            index.num_partitions,
+            columns=["uri", "member", VECTOR],
+            where=where,
+        ):
+            found += len(table)
+            row_ids, first = np.unique(table[ROW_ID].to_numpy().astype(np.int64), return_index=True)
+            new = first[~np.isin(row_ids, seen)]  # several queries may propose a row
+            seen = np.union1d(seen, row_ids)
+            proposed += table.take(new).combine_chunks().to_batches()
+        if found < min(k, num_meeting) * len(queries):
+            return None
+        return _Proposal(proposed, others)
+
+    def _read_vector_index(self) -> VectorIndex | None:
+        with self._lock:
+            if self._vector_index == "unread":
+                self._vector_index = read_vector_index(self._dataset)
+            return self._vector_index
 
     def _searcher(self) -> BoundSearcher | None:
         searcher = self._searchers.current()
@@ -150,6 +205,13 @@ class _RowKey(NamedTuple):
     row_id: int
 
 
+class _Proposal(NamedTuple):
+    """What the vector index proposes, and the fragments that it does not cover."""
+
+    batches: list[pa.RecordBatch]
+    others: list[lance.LanceFragment]
+
+
 class _Best:
     """The best rows so far, with the columns that have been read."""
 
@@ -172,7 +234,7 @@ class _Best:
     def add_all(self, where: str | None, fragments: list[lance.LanceFragment] | None) -> None:
         """Add all rows of the fragments (None for all) that meet a condition."""
         for batch in self._scan(["uri", "member", VECTOR, ROW_ID], where, fragments=fragments):
-            self._search.add(vectors_of(batch), partial(_key_in_batch, batch))
+            self.add_batches([batch])
 
     def add_proposed(self, proposed: list[ScanHits], coverage: Coverage, slack: float) -> None:
         """Add proposed rows, after checking their scores.
@@ -197,6 +259,11 @@ class _Best:
                 raise SearcherDamageError("its vectors are not the index's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)
         self._search.add(vectors, lambda row: _key_of_row(self._rows[row_ids[row]], row_ids[row]))
+
+    def add_batches(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Add rows whose uri, member, vector and id have been read."""
+        for batch in batches:
+            self._search.add(vectors_of(batch), partial(_key_in_batch, batch))
 
     def _read_rows(self, positions: NDArray[np.int64]) -> pa.RecordBatch:
         """Return whole rows, in the given order.
@@ -223,6 +290,11 @@ class _Best:
             ]
             for best in results
         ]
+
+
+def _vector_bytes(dataset: lance.LanceDataset) -> int:
+    column = dataset.schema.field(VECTOR).type
+    return int(column.list_size * column.value_type.bit_width // 8)
 
 
 def _key_in_batch(batch: pa.RecordBatch, number: int) -> _RowKey:

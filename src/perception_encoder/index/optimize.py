@@ -1,4 +1,4 @@
-"""Optimizes an index: joins small fragments, drops old versions, builds the searcher. Describes it.
+"""Optimizes an index: joins small fragments, drops old versions, makes search fast. Describes it.
 
 Each step is a commit of its own, so a killed process leaves a valid index.
 """
@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from perception_encoder.index.commits import (
     Journal,
@@ -36,6 +36,13 @@ from perception_encoder.index.searcher.fragments import list_fragments
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors, write_lock
 from perception_encoder.index.tiles import IS_IMAGE, TILE_COLUMNS
+from perception_encoder.index.vector_index import (
+    VectorIndex,
+    count_uncovered,
+    extend_vector_index,
+    read_vector_index,
+    renew_vector_index,
+)
 from perception_encoder.types import ModelIdentity
 
 if TYPE_CHECKING:
@@ -50,6 +57,24 @@ _UNCOVERED: Final = 0.2  # share of the rows that each query reads from the inde
 _PREFIX: Final = b"perception_encoder."
 
 
+SearchKind: TypeAlias = Literal["none", "exact", "approximate", "vector-index"]
+"""How an index is searched.
+
+none: each query reads every embedding of the index. exact: each query compares every embedding in
+the searcher. approximate: with lists of the searcher. vector-index: with Lance's vector index,
+which indexes on object storage have.
+"""
+
+
+class _Search(NamedTuple):
+    """How a version is searched."""
+
+    kind: SearchKind = "none"
+    num_bytes: int = 0
+    recall: float | None = None
+    build_seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class OptimizeReport:
     """What `optimize` did.
@@ -60,11 +85,10 @@ class OptimizeReport:
         fragments_after: number of fragments now.
         versions_removed: number of old versions that were dropped.
         bytes_freed: on disk, by dropping them.
-        searcher: how the index is searched now. none: without a searcher, as it is small or on
-            object storage. exact: every vector is compared. approximate: with lists.
-        searcher_bytes: size of the searcher's files.
+        searcher: how the index is searched now.
+        searcher_bytes: size of the searcher's files, or of the vector index's.
         recall: measured share of the true best 10 that approximate search finds, if it is used.
-        build_seconds: time to build the searcher; 0 if the present one was kept.
+        build_seconds: time to build and measure these; 0 if the present ones were kept.
         seconds: total time.
     """
 
@@ -73,7 +97,7 @@ class OptimizeReport:
     fragments_after: int
     versions_removed: int
     bytes_freed: int
-    searcher: str
+    searcher: SearchKind
     searcher_bytes: int
     recall: float | None
     build_seconds: float
@@ -91,10 +115,14 @@ def optimize_index(
         check_files(dataset, path)  # before they are copied and get new checksums
         with journaled_commit(dataset, path):
             renew_texts(dataset, dataset.get_fragments())  # other programs may have changed rows
+            # First: fragments inside and outside of the vector index are not joined.
+            extend_vector_index(dataset)
             if _has_small_files(dataset):
                 reset_full_text(dataset)
                 dataset.optimize.compact_files()
             update_full_text(dataset, is_thorough=True)
+        if is_remote(path):
+            search = _renew_vector_index(dataset, sizes)  # its commits are versions, too
         removed = freed = 0
         if older_than is not None:
             stats = dataset.cleanup_old_versions(
@@ -102,17 +130,18 @@ def optimize_index(
             )
             removed, freed = int(stats.old_versions), int(stats.bytes_removed)
         Journal(path).rewrite(dataset)
-        header, seconds = _renewed(dataset, path, sizes)
+        if not is_remote(path):
+            search = _renew_searcher(dataset, path, sizes)
         return OptimizeReport(
             num_rows=int(dataset.count_rows()),
             fragments_before=before,
             fragments_after=len(dataset.get_fragments()),
             versions_removed=removed,
             bytes_freed=freed,
-            searcher=_kind(header),
-            searcher_bytes=header.num_bytes if header else 0,
-            recall=header.tuning[0].recall if header and header.tuning else None,
-            build_seconds=seconds,
+            searcher=search.kind,
+            searcher_bytes=search.num_bytes,
+            recall=search.recall,
+            build_seconds=search.build_seconds,
             seconds=round(time.monotonic() - started, 1),
         )
 
@@ -127,8 +156,10 @@ def needs_optimize(
             return True
         embed_dim = int(dataset.schema.field(VECTOR).type.list_size)
         num_rows = sum(fragment.num_rows - fragment.num_deleted for fragment in fragments)
-        if is_remote(path) or 2 * embed_dim * num_rows < sizes.copy:
+        if 2 * embed_dim * num_rows < sizes.copy:
             return False
+        if is_remote(path):
+            return count_uncovered(dataset) > _UNCOVERED * num_rows
         header = SearcherFolder(path).read()
         covered = {(part.id, part.file) for part in header.fragments} if header else set()
         uncovered = sum(
@@ -147,16 +178,12 @@ def _has_small_files(dataset: lance.LanceDataset) -> bool:
     return max(deleted, default=0.0) > _DELETED or any(map(all, pairwise(is_small)))
 
 
-def _renewed(
-    dataset: lance.LanceDataset, path: str, sizes: SearcherSizes
-) -> tuple[Header | None, float]:
-    """Return the header of a searcher for this version, and the time to build it."""
-    if is_remote(path):
-        return None, 0.0
+def _renew_searcher(dataset: lance.LanceDataset, path: str, sizes: SearcherSizes) -> _Search:
+    """Build a searcher for this version, or keep the present one."""
     searchers = Searchers(path)
     present = searchers.current()
     if present is not None and list(present.header.fragments) == list_fragments(dataset):
-        return present.header, 0.0
+        return _describe_searcher(present.header)._replace(build_seconds=0.0)
     header = build_searcher(
         dataset,
         searchers.folder,
@@ -164,13 +191,36 @@ def _renewed(
         vector_dtype=vector_dtype_of(dataset.schema),
         sizes=sizes,
     )
-    return header, header.build_seconds if header else 0.0
+    return _describe_searcher(header)
 
 
-def _kind(header: Header | None) -> str:
+def _renew_vector_index(dataset: lance.LanceDataset, sizes: SearcherSizes) -> _Search:
+    """Build the vector index of the latest version, or keep the present one."""
+    started = time.monotonic()
+    num_bytes = 2 * int(dataset.schema.field(VECTOR).type.list_size) * int(dataset.count_rows())
+    before = read_vector_index(dataset)
+    if before is None and num_bytes < sizes.copy:
+        return _Search()
+    found = renew_vector_index(dataset)
+    seconds = 0.0 if found == before else round(time.monotonic() - started, 1)
+    return _describe_vector_index(found)._replace(build_seconds=seconds)
+
+
+def _describe_searcher(header: Header | None) -> _Search:
     if header is None:
-        return "none"
-    return "approximate" if header.num_lists else "exact"
+        return _Search()
+    return _Search(
+        "approximate" if header.num_lists else "exact",
+        header.num_bytes,
+        header.tuning[0].recall if header.tuning else None,
+        header.build_seconds,
+    )
+
+
+def _describe_vector_index(index: VectorIndex | None) -> _Search:
+    if index is None:
+        return _Search()
+    return _Search("vector-index" if index.tuning else "none", index.num_bytes, index.recall)
 
 
 @dataclass(frozen=True)
@@ -194,7 +244,10 @@ class IndexDescription:
         vector_dtype: how the vectors are stored.
         made_by: the version of this package that created it.
         num_bytes: of its folder with all versions; None on object storage.
-        searcher_bytes: of the searcher, which is part of it; None if there is none.
+        search: how it is searched, see `SearchKind`.
+        searcher_bytes: of the searcher or the vector index, which are part of it; None if there is
+            none.
+        recall: measured share of the true best 10 that approximate search finds, if it is used.
         version: Lance's number of the latest version.
         num_versions: number of versions that are kept.
         num_fragments: number of fragments; many make scans slow.
@@ -217,6 +270,8 @@ class IndexDescription:
     columns: tuple[Column, ...]
     reads_metadata: bool
     tiles: str | None = None
+    search: SearchKind = "none"
+    recall: float | None = None
 
 
 def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
@@ -232,7 +287,10 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
     identity = identity_of(schema, location)
     ours = ("id", VECTOR, *ROW_COLUMNS, *TILE_COLUMNS)
     tiles = tiles_of(schema)
+    search = _describe_searcher(SearcherFolder(location).read())
     with storage_errors(location):
+        if search.kind == "none":
+            search = _describe_vector_index(read_vector_index(dataset))
         num_rows = dataset.count_rows()
         num_images = num_rows if tiles is None else dataset.count_rows(filter=IS_IMAGE)
         return IndexDescription(
@@ -243,7 +301,7 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
             vector_dtype=vector_dtype_of(schema),
             made_by=schema.metadata.get(_PREFIX + b"version", b"unknown").decode(),
             num_bytes=_size(location),
-            searcher_bytes=_size(sidecar_path(location, "searcher")),
+            searcher_bytes=_size(sidecar_path(location, "searcher")) or search.num_bytes or None,
             version=dataset.version,
             num_versions=len(dataset.versions()),
             num_fragments=len(dataset.get_fragments()),
@@ -253,6 +311,8 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
             ),
             reads_metadata=MetadataChoice.of(schema).reads,
             tiles=None if tiles is None else str(tiles),
+            search=search.kind,
+            recall=search.recall,
         )
 
 

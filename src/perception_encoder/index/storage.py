@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from perception_encoder.errors import (
     IndexBusyError,
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
+Session: TypeAlias = Any
+"""`lance.Session`, which has no types."""
+
 _OWN_FOLDER: Final = "_pe"
 _KNOWN_FOLDERS: Final = frozenset(("_indices", "_transactions", "_versions", "data", _OWN_FOLDER))
 _MAX_REASON: Final = 500  # characters; some of Lance's messages hold whole schemas
 # Lance uses the first three alike; damaged files cause the others.
 _STORAGE_ERRORS: Final = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowError)
 _RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
+_REMOTE_LAYERS: Final = re.compile(
+    r"External error: |LanceError\(\w+\): |Generic N/A error: |"
+    r", max_retries: \d+, retry_timeout: \w+"
+)
+_INDEX_CACHE_BYTES: Final = 6 << 30  # the vector index of 14 million rows of 1,024 dimensions
+_METADATA_CACHE_BYTES: Final = 1 << 30
 _TRIES: Final = 100
 _WAIT_FOR_EVER: Final = -1
 _SECONDS_TO_WAIT: Final = 0.2  # another process may be about to release the lock
@@ -78,8 +87,12 @@ def empty_dataset(schema: pa.Schema) -> lance.LanceDataset:
     return lance.write_dataset(schema.empty_table(), f"memory://{uuid.uuid4().hex}")
 
 
-def open_dataset(path: str) -> lance.LanceDataset:
+def open_dataset(path: str, session: Session | None = None) -> lance.LanceDataset:
     """Open the latest version of a dataset.
+
+    Args:
+        path: of it.
+        session: what was read of other versions, such as a vector index, is reused from there.
 
     Raises:
         IndexNotFoundError: there is none.
@@ -89,7 +102,7 @@ def open_dataset(path: str) -> lance.LanceDataset:
 
     with storage_errors(path):
         try:
-            dataset = lance.dataset(path)
+            dataset = lance.dataset(path, session=session)
             _ = dataset.schema  # Lance reads it late; an error belongs here
             return dataset
         except (ValueError, OSError) as err:
@@ -99,6 +112,19 @@ def open_dataset(path: str) -> lance.LanceDataset:
                 f"there is no index at {path}; "
                 f"make one: pe index FOLDER --index {shlex.quote(path)}"
             ) from err
+
+
+def open_session(path: str) -> Session | None:
+    """Return an empty cache for the versions of an index on object storage.
+
+    Without one, each version that a reader opens would read the vector index again. Files of this
+    machine are cached by the operating system.
+    """
+    if not is_remote(path):
+        return None
+    import lance
+
+    return lance.Session(_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES)  # type: ignore[attr-defined]
 
 
 def sidecar_path(path: str, name: str) -> str:
@@ -125,6 +151,12 @@ def storage_errors(path: str) -> Iterator[None]:
         if not isinstance(err, _STORAGE_ERRORS) and not _is_panic(err):
             raise
         reason = shorten_error(err)[:_MAX_REASON]
+        if is_remote(path):
+            raise IndexStorageError(
+                f"{path}: the object store failed: {_REMOTE_LAYERS.sub('', reason)}; check that it "
+                "answers, and the credentials. Rows committed before are kept, and the same "
+                "command goes on from there"
+            ) from err
         raise IndexStorageError(
             f"{path}: reading or writing the index failed: {reason}; check the free space and the "
             f"permissions, and look for damaged files with: pe doctor --index {shlex.quote(path)}. "

@@ -150,8 +150,16 @@ def fit_labels(
 
 
 def can_be_calibrated(index: Index) -> bool:
-    """Whether the index has enough images, and is in a folder where the result can be stored."""
-    return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
+    """Whether the index has enough images."""
+    return index.count() >= _FEWEST_ROWS
+
+
+def is_calibrated_by_writers(index: Index) -> bool:
+    """Whether only programs that write to the index calibrate it: in a bucket.
+
+    Searching would write to it, and to compute it anew for each reader takes too long.
+    """
+    return is_remote(index.path)
 
 
 def read_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
@@ -180,13 +188,14 @@ def ensure_calibration(
         on_calibrate: called before it is computed.
 
     Returns:
-        None where the index cannot be calibrated, see `can_be_calibrated`; or for queries of
-        images that need prompts, where the model reads no text.
+        None where the index cannot be calibrated, see `can_be_calibrated`; for queries of images
+        that need prompts, where the model reads no text; or where only writers calibrate, and have
+        not yet.
     """
     if not can_be_calibrated(index):
         return None
     calibration = read_calibration(index, queries)
-    if calibration is None:
+    if calibration is None and not is_calibrated_by_writers(index):
         has_text = any(term.kind == "text" for query in queries for term in query.terms)
         needs_prompts = any(map(_needs_prompts, queries))
         if needs_prompts and not has_text and not open_model().reads_text:

@@ -2,27 +2,42 @@
 
 The queries are prompts for things that almost no collection has, and images of the index. The
 result is small and stored inside the index's folder. It is a cache: it may be deleted at any time.
+
+In a bucket it is a Lance dataset of one row. Only programs that write to the index compute it
+there, and readers ask from time to time whether there is a new one.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import io
+import logging
 import struct
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
+from weakref import WeakKeyDictionary
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.atomic import atomic_write
+from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
-from perception_encoder.index.storage import is_remote, sidecar_path
+from perception_encoder.index.storage import (
+    is_remote,
+    open_dataset,
+    sidecar_path,
+    storage_errors,
+)
 from perception_encoder.search.folding import fold_tiles
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import normalize_rows
@@ -30,11 +45,16 @@ from perception_encoder.vectors import normalize_rows
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
+logger = logging.getLogger(__name__)
+
 SAME: Final = 0.95
 """The default cosine from which two images count as near-duplicates."""
 
 NUM_QUERIES: Final = 200  # prompts, and images
 _MAX_SAMPLE: Final = 4096  # rows
+_MAX_REMOTE_SAMPLE: Final = 1024  # each is a request, and every reader reads them all
+_ASK_AGAIN: Final = 60.0  # seconds between two looks into a bucket
+_READERS_NEED: Final = datetime.timedelta(days=1)  # a version that may still be read
 _NUM_NEIGHBORS: Final = 32  # of each image; some are near-duplicates, which do not count
 _KEPT_SHARE: Final = 0.1  # of the rows that may change before the distribution is outdated
 # What numpy and zipfile raise for damaged files; RuntimeError if a flag says encrypted.
@@ -110,31 +130,98 @@ def load_prompts(model: EmbeddingModel, index: Index | None = None) -> Embedding
 def load_null_distribution(index: Index) -> NullDistribution | None:
     """Return the stored null distribution of an index, if its model and prompts are the same."""
     if is_remote(index.path):
-        return None
+        return _load_remote(index)
     try:
-        with _path(index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["made_for"]) != _made_for(index):
-                return None
-            fields = {name: stored[name] for name in stored.files if name != "made_for"}
-            return NullDistribution(int(fields.pop("num_rows")), **fields)
-    except _UNREADABLE:  # none yet, or a damaged file
+        with _path(index).open("rb") as file:
+            return _read(index, file)
+    except OSError:  # none yet
         return None
 
 
 def store_null_distribution(index: Index, null: NullDistribution) -> None:
     """Store the null distribution of an index; if its folder cannot be written, do nothing."""
     if is_remote(index.path):
+        _store_remote(index, null)
         return
     path = _path(index)
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            _write(index, null, file)
+
+
+def _read(index: Index, file: IO[bytes]) -> NullDistribution | None:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["made_for"]) != _made_for(index):
+                return None
+            fields = {name: stored[name] for name in stored.files if name != "made_for"}
+            return NullDistribution(int(fields.pop("num_rows")), **fields)
+    except _UNREADABLE:  # a damaged file
+        return None
+
+
+def _write(index: Index, null: NullDistribution, file: IO[bytes]) -> None:
     fields = {
         name: value
         for name in NullDistribution.__slots__
         if (value := getattr(null, name)) is not None
     }
-    with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, made_for=_made_for(index), **fields)
+    np.savez(file, made_for=_made_for(index), **fields)
+
+
+class _Loaded(NamedTuple):
+    """What was found in a bucket: when, in which version of it, for which rows."""
+
+    at: float
+    version: int
+    state: tuple[int, str]
+    null: NullDistribution | None
+
+
+_loaded: WeakKeyDictionary[Index, _Loaded] = WeakKeyDictionary()
+_loading = threading.Lock()
+
+
+def _load_remote(index: Index) -> NullDistribution | None:
+    with _loading:
+        known, now = _loaded.get(index), time.monotonic()
+        if known is not None and known.state == index.state and now - known.at < _ASK_AGAIN:
+            return known.null
+        version, null = -1, None
+        try:
+            dataset = open_dataset(_uri(index))
+            version = int(dataset.version)
+            if known is not None and known.version == version:
+                null = known.null
+            else:
+                with storage_errors(dataset.uri):
+                    data = dataset.to_table(columns=["npz"])["npz"][0].as_py()
+                null = _read(index, io.BytesIO(data))
+        except IndexNotFoundError:
+            pass
+        except IndexStorageError as err:
+            logger.warning("hits have no new labels: %s", err)
+            null = None if known is None else known.null
+        _loaded[index] = _Loaded(now, version, index.state, null)
+        return null
+
+
+def _store_remote(index: Index, null: NullDistribution) -> None:
+    import lance
+    import pyarrow as pa
+
+    file = io.BytesIO()
+    _write(index, null, file)
+    table = pa.table({"npz": pa.array([file.getvalue()], pa.large_binary())})
+    try:
+        with storage_errors(_uri(index)):
+            dataset = lance.write_dataset(table, _uri(index), mode="overwrite")
+            dataset.cleanup_old_versions(older_than=_READERS_NEED)
+    except IndexStorageError as err:
+        logger.warning("labels of hits are not stored: %s", err)
+    with _loading:
+        _loaded[index] = _Loaded(time.monotonic(), -1, index.state, null)
 
 
 def is_outdated(null: NullDistribution, num_rows: int, *, num_changed: int = 0) -> bool:
@@ -151,7 +238,7 @@ def is_outdated(null: NullDistribution, num_rows: int, *, num_changed: int = 0) 
 
 def _sample(index: Index, num_rows: int) -> NDArray[np.float16]:
     """Read evenly spaced rows, block by block."""
-    count = min(num_rows, _MAX_SAMPLE)
+    count = min(num_rows, _MAX_REMOTE_SAMPLE if is_remote(index.path) else _MAX_SAMPLE)
     places = np.linspace(0, num_rows - 1, count).astype(np.int64) if count else np.empty(0, int)
     parts = [np.empty((0, index.identity.embed_dim), np.float16)]
     start = 0
@@ -174,6 +261,10 @@ def _made_for(index: Index) -> str:
     prompts = hashlib.sha256("\n".join(read_prompts()).encode()).hexdigest()[:16]
     identity = index.identity
     return f"1 {identity.model_id} {identity.fingerprint} {identity.preprocess} {prompts}"
+
+
+def _uri(index: Index) -> str:
+    return sidecar_path(index.path, "background.lance")
 
 
 def _path(index: Index) -> Path:

@@ -3,10 +3,7 @@
 A small index needs none, a larger one a copy of its vectors for exact search, and a large one lists
 for approximate search. An interruption at any point leaves the previous searcher.
 
-The number of lists that a query must search is measured with two kinds of queries, as people search
-with images and with text. One kind are rows, which must find their neighbors but not themselves.
-The other are sums of two rows without the mean of all rows: like text embeddings they are far from
-every row and between several. The worse of the two counts.
+The number of lists that a query must search is measured, see `recall`.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +29,9 @@ from perception_encoder.index.searcher.files import (
 )
 from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
 from perception_encoder.index.searcher.kernels import set_block_sizes
+from perception_encoder.index.searcher.recall import TARGET, RecallSample, split_kinds
 from perception_encoder.index.searcher.searcher import Searcher, num_candidates
 from perception_encoder.index.searcher.train import (
-    HalfFloats,
     ListFiller,
     choose_num_lists,
     choose_sample,
@@ -50,8 +47,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-NUM_QUERIES: Final = 128  # of each sort
-_TARGET: Final = 0.965  # 0.95 is documented; the error with 128 queries is 0.006
 _STEP: Final = 1.25
 _WORTHWHILE: Final = 0.25  # share of the lists; searching more is no faster than a scan
 
@@ -59,36 +54,8 @@ LookInto: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
 """Returns the row numbers for queries, k and probes, best first."""
 
 
-class ListTuning:
-    """Queries, and their exact results while blocks of rows are added.
-
-    Args:
-        sample: (S, E) float16: some rows.
-        numbers: (S,) their numbers.
-        mean: (E,) of all rows.
-    """
-
-    def __init__(
-        self, sample: HalfFloats, numbers: RowPositions, mean: NDArray[np.float32]
-    ) -> None:
-        import faiss
-
-        chosen = np.random.default_rng(0).choice(len(sample), (3, NUM_QUERIES))
-        first, second, third = sample[chosen].astype(np.float32)
-        sums = second + third - 2 * mean
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        self.queries: Final = np.concatenate([first, sums / np.maximum(lengths, 1e-6)])
-        self._itself = np.concatenate([numbers[chosen[0]], np.full(NUM_QUERIES, -1)])
-        self._best = faiss.ResultHeap(len(self.queries), max(RESULT_COUNTS) + 1, keep_max=True)
-        self._truth: NDArray[np.int64] | None = None
-
-    def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
-        """Add a block of rows, (R, E) float32, with their numbers, (R,)."""
-        import faiss
-
-        k = min(max(RESULT_COUNTS) + 1, len(vectors))
-        scores, places = faiss.knn(self.queries, vectors, k, faiss.METRIC_INNER_PRODUCT)
-        self._best.add_result(scores, numbers[places])
+class ListTuning(RecallSample):
+    """Chooses how many lists are searched."""
 
     def tune(
         self, coarse: CoarseSearch, list_of: NDArray[np.int32], look_into: LookInto
@@ -100,9 +67,7 @@ class ListTuning:
             list_of: (R,) the list of every row.
             look_into: searches the lists.
         """
-        self._best.finalize()
-        pairs = zip(self._best.I, self._itself, strict=True)
-        truth = [found[(found != itself) & (found >= 0)] for found, itself in pairs]
+        truth = self.truth()
         if min(map(len, truth)) < max(RESULT_COUNTS):
             return ()  # too few rows to measure
         most = int(_WORTHWHILE * len(coarse.centers))
@@ -110,7 +75,7 @@ class ListTuning:
         for k in RESULT_COUNTS:
             best = [rows[:k] for rows in truth]
             probes = self._lower_bound(coarse, list_of, best)
-            while probes <= most and (recall := self._recall(best, k, probes, look_into)) < _TARGET:
+            while probes <= most and (recall := self._recall(best, k, probes, look_into)) < TARGET:
                 probes = int(probes * _STEP) + 1
             if probes > most:
                 break
@@ -127,22 +92,17 @@ class ListTuning:
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
             shares.append(np.bincount(rank[list_of[rows]], minlength=len(order)) / len(rows))
-        curves = [np.mean(part, axis=0).cumsum() for part in _halves(shares)]
-        return 1 + int(np.argmax(np.minimum(*curves) >= _TARGET))
+        curves = [np.mean(part, axis=0).cumsum() for part in split_kinds(shares)]
+        return 1 + int(np.argmax(np.minimum(*curves) >= TARGET))
 
     def _recall(self, best: list[RowPositions], k: int, probes: int, look_into: LookInto) -> float:
         """Return the recall of the worse kind of query."""
         found = look_into(self.queries, k + 1, probes)
         shares = [
             np.isin(rows, numbers[numbers != itself][:k]).mean()
-            for rows, numbers, itself in zip(best, found, self._itself, strict=True)
+            for rows, numbers, itself in zip(best, found, self.itself, strict=True)
         ]
-        return float(min(np.mean(part) for part in _halves(shares)))
-
-
-def _halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Return the values of the two kinds of queries."""
-    return values[:NUM_QUERIES], values[NUM_QUERIES:]
+        return float(min(np.mean(part) for part in split_kinds(shares)))
 
 
 @dataclass(frozen=True)
@@ -220,7 +180,7 @@ def _add_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     trained = train(sample, choose_num_lists(int(np.count_nonzero(alive))))
     logger.info("%s: trained in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
-    calibration = ListTuning(sample, chosen, trained.mean)
+    calibration = ListTuning(sample, chosen, trained.mean, max(RESULT_COUNTS))
     filler = ListFiller(trained, len(alive))
     for first, block in read_blocks(vectors, header.embed_dim):
         here = alive[first : first + len(block)]

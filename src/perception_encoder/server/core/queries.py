@@ -24,6 +24,7 @@ from perception_encoder.search.calibration import (
     Calibration,
     calibrate,
     can_be_calibrated,
+    is_calibrated_by_writers,
     read_calibration,
 )
 from perception_encoder.search.grammar import QueryTerm, combine_vectors
@@ -156,12 +157,15 @@ class Queries:
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
         """Return the calibration of an index, if it is stored.
 
-        Otherwise it is computed in the background, for later queries.
+        Otherwise it is computed in the background, for later queries; of an index in a bucket,
+        by who writes to it.
         """
         index = served.index
         if not await self._searches.run(can_be_calibrated, index):
             return None
         known = await self._searches.run(read_calibration, index, [query])
+        if is_calibrated_by_writers(index):
+            return known
         if known is None and served.name not in self._calibrating:
             task = asyncio.create_task(self._calibrate(served))
             self._calibrating[served.name] = task

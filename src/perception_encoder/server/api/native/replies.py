@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from typing_extensions import TypeAliasType
 
+from perception_encoder.index.optimize import SearchKind
 from perception_encoder.server.api.common import Dtype, Fit, Modality
 from perception_encoder.server.core.filters import Kind
 
@@ -290,7 +291,15 @@ class IndexReply(BaseModel):
     vector_dtype: str
     made_by: str | None
     bytes: int | None
-    searcher_bytes: int | None
+    search: SearchKind = Field(
+        description="none: each query reads every embedding of the index. exact: compares every "
+        "embedding in a cache of this machine. approximate: looks into some lists of that cache. "
+        "vector-index: uses Lance's vector index, which indexes in buckets have."
+    )
+    searcher_bytes: int | None = Field(description="Of the cache or the vector index.")
+    recall: float | None = Field(
+        description="Measured share of the true best 10 that approximate search finds."
+    )
     version: int
     versions_kept: int
     reads_metadata: bool = Field(
