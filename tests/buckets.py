@@ -1,5 +1,6 @@
 """A bucket of a real server that speaks S3, on this machine, which can fail and be slow."""
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -45,9 +46,13 @@ class _QuietHandler(WSGIRequestHandler):
         """Print nothing."""
 
 
+_numbers = itertools.count()  # moto keeps the buckets of this process
+
+
 @contextmanager
-def open_bucket(name: str = "indexes") -> Iterator[Bucket]:
+def open_bucket() -> Iterator[Bucket]:
     """Start a server with an empty bucket, to which the environment's variables lead."""
+    name = f"indexes-{next(_numbers)}"
     bucket = Bucket(f"s3://{name}")
     moto = DomainDispatcherApplication(create_backend_app)
 
