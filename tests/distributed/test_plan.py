@@ -1,11 +1,16 @@
 """How a cluster's nodes are divided among workers, and what is said where they cannot be."""
 
 import sys
+from pathlib import Path
 
 import pytest
+from cli.command import pe
 
+from perception_encoder.distributed import vector_index_builder
 from perception_encoder.distributed.cluster import WorkerPlan, connect, plan_workers
 from perception_encoder.errors import ClusterError
+from perception_encoder.index import Index
+from perception_encoder.types import ModelIdentity
 
 HEAD = {"CPU": 0.0, "memory": 1e9}
 SMALL = {"CPU": 8.0, "memory": 1e9}
@@ -62,3 +67,17 @@ def test_without_a_cluster_or_ray_the_way_to_one_is_told(monkeypatch: pytest.Mon
         connect("auto"),
     ):
         pass
+
+
+def test_a_vector_index_is_built_for_a_bucket_by_a_member_of_the_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("lance_ray")
+    with (
+        pytest.raises(ClusterError, match=r"ray://head:10001.*on a machine of the cluster"),
+        vector_index_builder("ray://head:10001"),
+    ):
+        pass
+    path = str(tmp_path / "t.lance")
+    Index.create(path, ModelIdentity("pe-nano", "0123456789abcdef", "standard", 8))
+    done = pe("optimize", "--index", path, "--ray", "auto", folder=tmp_path)
+    assert done.returncode == 2
+    assert "on this machine, where optimizing needs no cluster" in done.stderr

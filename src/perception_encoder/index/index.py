@@ -55,6 +55,7 @@ from perception_encoder.index.storage import (
     write_lock,
 )
 from perception_encoder.index.tiles import TILE_OF, TileGrid
+from perception_encoder.index.vector_index import BuildVectorIndex, build_vector_index
 from perception_encoder.types import Embeddings, ModelIdentity
 from perception_encoder.video.names import is_moment
 
@@ -602,7 +603,12 @@ class Index:
                 update_full_text(dataset, is_thorough=False)
             self._adopt(dataset)
 
-    def optimize(self, older_than: datetime.timedelta | None = None) -> OptimizeReport:
+    def optimize(
+        self,
+        older_than: datetime.timedelta | None = None,
+        *,
+        build_vector_index: BuildVectorIndex = build_vector_index,
+    ) -> OptimizeReport:
         """Join small fragments, drop old versions, and build the searcher and the full text.
 
         The searcher is a cache: search works without it, and finds rows that it does not cover. An
@@ -611,12 +617,14 @@ class Index:
         Args:
             older_than: delete versions older than this, except the latest. A process that still
                 reads one of them fails. None keeps them all.
+            build_vector_index: builds the vector index of an index on object storage, by default
+                on this machine; `distributed.vector_index_builder` gives one for a Ray cluster.
 
         Raises:
             IndexBusyError: another process, or a run in this one, is writing.
             IndexStorageError: reading or writing failed.
         """
-        done = optimize_index(self.path, older_than)
+        done = optimize_index(self.path, older_than, build=build_vector_index)
         self.refresh()
         return done
 

@@ -37,7 +37,9 @@ from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors, write_lock
 from perception_encoder.index.tiles import IS_IMAGE, TILE_COLUMNS
 from perception_encoder.index.vector_index import (
+    BuildVectorIndex,
     VectorIndex,
+    build_vector_index,
     count_uncovered,
     extend_vector_index,
     read_vector_index,
@@ -105,7 +107,11 @@ class OptimizeReport:
 
 
 def optimize_index(
-    path: str, older_than: datetime.timedelta | None, *, sizes: SearcherSizes = DEFAULT_SIZES
+    path: str,
+    older_than: datetime.timedelta | None,
+    *,
+    build: BuildVectorIndex = build_vector_index,
+    sizes: SearcherSizes = DEFAULT_SIZES,
 ) -> OptimizeReport:
     """See `Index.optimize`; `sizes` are the sizes from which a searcher is built."""
     started = time.monotonic()
@@ -122,7 +128,7 @@ def optimize_index(
                 dataset.optimize.compact_files()
             update_full_text(dataset, is_thorough=True)
         if is_remote(path):
-            search = _renew_vector_index(dataset, sizes)  # its commits are versions, too
+            search = _renew_vector_index(dataset, build, sizes)  # its commits are versions, too
         removed = freed = 0
         if older_than is not None:
             stats = dataset.cleanup_old_versions(
@@ -194,14 +200,16 @@ def _renew_searcher(dataset: lance.LanceDataset, path: str, sizes: SearcherSizes
     return _describe_searcher(header)
 
 
-def _renew_vector_index(dataset: lance.LanceDataset, sizes: SearcherSizes) -> _Search:
+def _renew_vector_index(
+    dataset: lance.LanceDataset, build: BuildVectorIndex, sizes: SearcherSizes
+) -> _Search:
     """Build the vector index of the latest version, or keep the present one."""
     started = time.monotonic()
     num_bytes = 2 * int(dataset.schema.field(VECTOR).type.list_size) * int(dataset.count_rows())
     before = read_vector_index(dataset)
     if before is None and num_bytes < sizes.copy:
         return _Search()
-    found = renew_vector_index(dataset)
+    found = renew_vector_index(dataset, build)
     seconds = 0.0 if found == before else round(time.monotonic() - started, 1)
     return _describe_vector_index(found)._replace(build_seconds=seconds)
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 INDEX_NAME: Final = "vector_idx"
 """LanceDB's default name too, so that a table has one index of the column, whoever built it."""
+
+BuildVectorIndex: TypeAlias = "Callable[[lance.LanceDataset], object]"
+"""Builds the vector index of the latest version, with `index_parameters`; the dataset shows it."""
 
 INDEX_TYPE: Final = "IVF_RQ"
 NUM_BITS: Final = 3
@@ -184,13 +187,22 @@ def extend_vector_index(dataset: lance.LanceDataset) -> None:
         )
 
 
-def renew_vector_index(dataset: lance.LanceDataset) -> VectorIndex:
+def build_vector_index(dataset: lance.LanceDataset) -> None:
+    """Build the vector index on this machine, see `BuildVectorIndex`."""
+    parameters = index_parameters(int(dataset.count_rows()))
+    dataset.create_index(VECTOR, replace=True, **parameters)
+
+
+def renew_vector_index(
+    dataset: lance.LanceDataset, build: BuildVectorIndex = build_vector_index
+) -> VectorIndex:
     """Build the vector index, or keep the present one, and measure its recall. Up to two commits.
 
     It is built where there is none, and where the rows have doubled since.
 
     Args:
         dataset: the latest version, which shows the result.
+        build: where it is built.
 
     Raises:
         OSError, ValueError, RuntimeError: reading or writing failed; the index is as before.
@@ -198,7 +210,7 @@ def renew_vector_index(dataset: lance.LanceDataset) -> VectorIndex:
     num_rows = int(dataset.count_rows())
     present = read_vector_index(dataset)
     if present is None or not _is_near(num_rows, present.trained_rows, _GROWTH - 1):
-        dataset.create_index(VECTOR, replace=True, **index_parameters(num_rows))
+        build(dataset)
         return measure_vector_index(
             dataset, num_partitions=choose_partitions(num_rows), trained_rows=num_rows
         )
