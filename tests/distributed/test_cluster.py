@@ -1,32 +1,46 @@
 """Runs on a Ray cluster of this machine: two workers, and the same index as without them."""
 
 import gc
+import io
+import json
 import os
 import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import tempfile
+import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
+import lance
 import numpy as np
 import pytest
+from buckets import Bucket, Fault, open_bucket
 from small_models import drawing, save_drawings
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from video_clips import SCENES, write_clip
 
+from perception_encoder import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.cli.main import app
 from perception_encoder.distributed import cluster as workers
-from perception_encoder.distributed import on_cluster
+from perception_encoder.distributed import on_cluster, vector_index_builder
 from perception_encoder.distributed import run as place_module
-from perception_encoder.errors import ClusterError
+from perception_encoder.distributed.cluster import WorkerPlan
+from perception_encoder.errors import ClusterError, IndexStorageError
 from perception_encoder.index import Index, OutcomeLog, Row
+from perception_encoder.index.vector_index import INDEX_NAME, renew_vector_index
 from perception_encoder.indexing import Run, RunOptions
 from perception_encoder.sources import Item
 from perception_encoder.sources.access import read_file
@@ -63,7 +77,33 @@ def start_ray(home: str, tries: int = 4) -> Any:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def store() -> Iterator[Bucket]:
+    """A bucket with ten images: `images/0.png` and so on."""
+    settings = {
+        "AWS_MAX_ATTEMPTS": "1",  # s3fs tries five times, each time as often as botocore does
+        "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": 3}}),
+    }
+    with open_bucket() as opened, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        client, name = boto3.client("s3"), opened.uri.removeprefix("s3://")
+        for number in range(10):
+            encoded = io.BytesIO()
+            drawing(number).save(encoded, "PNG")
+            client.put_object(Bucket=name, Key=f"images/{number}.png", Body=encoded.getvalue())
+        yield opened
+
+
+@pytest.fixture
+def bucket(store: Bucket) -> Iterator[Bucket]:
+    """The bucket, which answers every request again after the test."""
+    answered = store.find_fault
+    yield store
+    store.find_fault = answered
+
+
+@pytest.fixture(scope="module")
+def address(store: Bucket) -> Iterator[str]:  # noqa: ARG001  workers need its environment
     """A cluster of two cores that nobody else can join."""
     home = tempfile.mkdtemp(prefix="ray")  # short, as names of sockets must be
     try:
@@ -225,3 +265,187 @@ def test_a_cluster_that_others_use_is_not_waited_for_in_silence(
             on_cluster(address, "pe-nano", CPU, cores=1),
         ):
             pass
+
+
+def index_on(address: str, *arguments: str) -> Result:
+    """Run `pe index` on a cluster, with one worker."""
+    on_ray = ["--ray", address, "--ray-cores", "2", "--batch-size", "2"]
+    return CliRunner().invoke(app, ["index", *arguments, *on_ray])
+
+
+def list_uris(path: str) -> list[str]:
+    return sorted(row.uri for row in Index.open(path).rows())
+
+
+def image_uris(bucket: Bucket) -> list[str]:
+    return [f"{bucket.uri}/images/{number}.png" for number in range(10)]
+
+
+def path_of(uri: str) -> str:
+    """Return the path of requests for it."""
+    return uri.removeprefix("s3:/")
+
+
+def test_a_bucket_that_is_busy_and_slow_costs_no_image(address: str, bucket: Bucket) -> None:
+    uris, path = image_uris(bucket), f"{bucket.uri}/busy.lance"
+    images: dict[str, list[Fault]] = {path_of(uri): ["refused"] for uri in uris}
+    commits: list[Fault] = ["refused", "answer lost"]
+    hung, asked_again = path_of(uris[3]), threading.Event()
+
+    def find_fault(method: str, asked: str) -> Fault | None:
+        left = images.get(asked, []) if method == "GET" else []
+        if method == "PUT" and asked.startswith(f"{path_of(path)}/_versions/") and seen:
+            left = commits
+        fault = left.pop(0) if left else None
+        if (method, asked, fault) == ("GET", hung, None):
+            if hung in seen:
+                asked_again.set()
+            seen.add(hung)
+            asked_again.wait(60)  # the first time until the client has given up
+        return fault
+
+    seen: set[str] = set()
+    bucket.find_fault = find_fault
+    Index.create(path, AutoModel.from_pretrained("pe-nano", device="cpu").identity)
+    done = index_on(address, f"{bucket.uri}/images", "--index", path)
+
+    assert done.exit_code == 0, done.output
+    assert "10 embedded" in done.stderr
+    assert list_uris(path) == uris
+    assert not any(images.values())
+    assert not commits
+
+
+def test_a_bucket_that_does_not_recover_is_an_error_and_the_next_run_completes(
+    address: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "1")
+    uris, path, answered = image_uris(bucket), f"{bucket.uri}/down.lance", bucket.find_fault
+    down = {uris[4], uris[7]}
+    refused = {path_of(uri) for uri in down}
+    bucket.find_fault = lambda _, asked: "refused" if asked in refused else None
+
+    done = index_on(address, f"{bucket.uri}/images", "--index", path)
+    assert done.exit_code == 1
+    assert "8 embedded, 2 failed" in done.stderr
+    failed = OutcomeLog(path).latest(["failed"])
+    assert {(one.uri, one.reason) for one in failed} == {
+        (uri, "ImageUnreadableError") for uri in down
+    }
+    assert list_uris(path) == [uri for uri in uris if uri not in down]
+
+    bucket.find_fault = lambda method, asked: (
+        "refused" if method == "PUT" and asked.startswith(path_of(path)) else None
+    )
+    done = index_on(address, f"{bucket.uri}/images", "--index", path)
+    assert isinstance(done.exception, IndexStorageError)
+    assert str(done.exception).startswith(path)  # its rows or its outcomes
+    assert "the object store failed" in str(done.exception)
+
+    bucket.find_fault = answered
+    done = index_on(address, "--retry-failed", "--index", path)
+    assert done.exit_code == 0, done.output
+    assert list_uris(path) == uris
+
+
+@contextmanager
+def second_node(address: str) -> Iterator[str]:
+    """Add a node of one core to the cluster; yield its id."""
+    before = {node["NodeID"] for node in ray.nodes()}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
+    command += [f"--address={address}", f"--object-store-memory={100 * 2**20}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (new := {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before):
+            assert process.poll() is None
+            time.sleep(0.1)
+        (node_id,) = new
+        yield node_id
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_machine_that_dies_costs_no_image(address: str, tmp_path: Path) -> None:
+    paths = save_drawings(tmp_path, 12)
+    is_used = str(tmp_path / "is-used")  # the process id of the node, once it has an image
+
+    with second_node(address) as lost:
+
+        def read(path: str) -> bytes:
+            import ray
+
+            if ray.get_runtime_context().get_node_id() == lost:
+                Path(f"{path}.pid").write_text(str(os.getppid()))
+                os.replace(f"{path}.pid", is_used)
+                time.sleep(3600)  # until the node is killed
+            while not os.path.exists(is_used):
+                time.sleep(0.05)
+            return Path(path).read_bytes()
+
+        items = [Item(str(path), partial(read, str(path)), mtime=1) for path in paths]
+        with on_cluster(address, "pe-nano", CPU, cores=1) as place:
+            assert place.plan == WorkerPlan(3, 1, 0)
+            index = Index.create(tmp_path / "t.lance", place.model.identity)
+            run = Run(
+                place.model,
+                index,
+                [Listing(items)],
+                RunOptions(batch_size=2),
+                open_preparing=lambda: place.preparing(2),
+            )
+            with ThreadPoolExecutor(1) as pool:
+                outcomes = pool.submit(lambda: list(run.outcomes()))
+                while not os.path.exists(is_used):
+                    time.sleep(0.05)
+                os.kill(int(Path(is_used).read_text()), signal.SIGKILL)
+                statuses = [outcome.status for outcome in outcomes.result()]
+    assert statuses == ["embedded"] * 12
+    assert sorted(row.uri for row in index.rows()) == sorted(map(str, paths))
+
+
+def test_a_run_that_is_killed_is_completed_by_the_next(address: str, bucket: Bucket) -> None:
+    uris, path = image_uris(bucket), f"{bucket.uri}/killed.lance"
+    is_asked, is_dead = threading.Event(), threading.Event()
+
+    def find_fault(_: str, asked: str) -> None:
+        if asked == path_of(uris[7]):
+            is_asked.set()
+            is_dead.wait()
+
+    bucket.find_fault = find_fault
+    arguments = [f"{bucket.uri}/images", "--index", path]
+    pe = str(Path(sys.executable).with_name("pe"))
+    on_ray = ["--ray", address, "--ray-cores", "2", "--batch-size", "2"]
+    process = subprocess.Popen([pe, "index", *arguments, *on_ray], stderr=subprocess.PIPE)
+    try:
+        assert is_asked.wait(300)
+    finally:
+        process.kill()
+        process.communicate()
+        is_dead.set()
+
+    done = index_on(address, *arguments)
+    assert done.exit_code == 0, done.output
+    assert list_uris(path) == uris
+
+
+def test_a_cluster_builds_the_vector_index(address: str, bucket: Bucket) -> None:
+    pytest.importorskip("lance_ray")
+    path = f"{bucket.uri}/built.lance"
+    vectors = np.random.default_rng(0).normal(size=(600, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = Index.create(path, ModelIdentity("pe-nano", "0123456789abcdef", "standard", 64))
+    for start in (0, 300):  # a fragment for each of two workers
+        rows = [Row(str(number)) for number in range(start, start + 300)]
+        index.append(rows, vectors[start : start + 300])
+
+    dataset = lance.dataset(path)
+    with vector_index_builder(address, cores=1) as build:
+        assert build.plan == WorkerPlan(2, 1, 0)
+        found = renew_vector_index(dataset, build)
+
+    assert found.recall is not None
+    assert found.recall > 0.9
+    (described,) = [one for one in dataset.describe_indices() if one.name == INDEX_NAME]
+    assert [sorted(one.fragment_ids) for one in described.segments] == [[0, 1]]

@@ -6,15 +6,12 @@ their segments. Only vectors travel, from the bucket to the workers: this proces
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from perception_encoder.distributed.cluster import (
     PLACING_SECONDS,
-    RETURN_SECONDS,
     WorkerPlan,
     connect,
     describe_shortage,
@@ -28,11 +25,6 @@ from perception_encoder.index.vector_index import extend_vector_index, index_par
 
 if TYPE_CHECKING:
     import lance
-    from ray.util.placement_group import PlacementGroup
-
-_SAMPLE_RATE: Final = 256  # rows for each partition, as Lance takes by itself
-_POLL_SECONDS: Final = 1.0
-_TRIES: Final = 3  # for the fragments of a worker that died
 
 
 class ClusterIndexBuilder:
@@ -55,14 +47,15 @@ class ClusterIndexBuilder:
 
         num_rows = int(dataset.count_rows())
         parameters = index_parameters(num_rows)
-        rate = max(2, min(_SAMPLE_RATE, num_rows // parameters["num_partitions"]))
+        # It refuses to train on more rows than there are, where Lance takes them all.
+        all_rows = num_rows // parameters["num_partitions"]
+        parameters["sample_rate"] = max(2, min(parameters["sample_rate"], all_rows))
         with _reserved(self.plan) as placement:
             try:
                 lance_ray.create_index(
                     dataset.uri,
                     VECTOR,
                     num_workers=self.plan.number,
-                    sample_rate=rate,
                     ray_remote_args=placement,
                     **parameters,
                 )
@@ -115,32 +108,12 @@ def _reserved(plan: WorkerPlan) -> Iterator[dict[str, Any]]:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = placement_group([{"CPU": plan.cores}] * plan.number, strategy="SPREAD")
-    is_done = threading.Event()
     try:
         if not group.wait(PLACING_SECONDS):
             raise ClusterError(describe_shortage(plan))
-        threading.Thread(target=_end_if_lost, args=(group, is_done), daemon=True).start()
         yield {
             "num_cpus": plan.cores,
-            "max_restarts": _TRIES - 1,
-            "max_task_retries": _TRIES - 1,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
         }
     finally:
-        is_done.set()
         remove_placement_group(group)
-
-
-def _end_if_lost(group: PlacementGroup, is_done: threading.Event) -> None:
-    """End the build if the cores of a dead machine are not replaced: Ray would wait for ever."""
-    from ray.util.placement_group import remove_placement_group
-
-    lost_since = None
-    while not is_done.wait(_POLL_SECONDS):
-        if group.wait(_POLL_SECONDS):
-            lost_since = None
-            continue
-        lost_since = lost_since or time.monotonic()
-        if time.monotonic() - lost_since > RETURN_SECONDS:
-            remove_placement_group(group)  # ends its workers, so that the build fails
-            return
