@@ -12,14 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perception_encoder.index.checksums import SearcherDamageError
 from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.recent import BoundRecentVectors, RecentVectors
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-from perception_encoder.index.searcher.fragments import Coverage, RowIds
+from perception_encoder.index.searcher.fragments import Coverage, RowIds, RowPositions
 from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
 from perception_encoder.index.vector_index import (
@@ -250,7 +249,7 @@ class _Best:
         numbers = np.unique(np.concatenate([found.numbers for found in proposed]))
         if numbers.size == 0:
             return
-        batch = self._read_rows(coverage.positions(numbers))
+        batch = self._read_rows(coverage, numbers)
         row_ids = coverage.row_ids(numbers).tolist()
         vectors = vectors_of(batch)
         for query, found in zip(self._queries, proposed, strict=True):
@@ -265,13 +264,26 @@ class _Best:
         for batch in batches:
             self._search.add(vectors_of(batch), partial(_key_in_batch, batch))
 
-    def _read_rows(self, positions: NDArray[np.int64]) -> pa.RecordBatch:
+    def _read_rows(self, coverage: Coverage, numbers: RowPositions) -> pa.RecordBatch:
         """Return whole rows, in the given order.
 
-        Reading by position takes half as long as by a condition on the id.
+        Reading by position takes half as long as by a condition on the id, but where rows are
+        deleted, Lance counts all rows of a fragment before a position: 600 ms in a million rows.
         """
-        index = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
-        return index.combine_chunks().to_batches()[0]
+        columns = [*self._columns, VECTOR]
+        if coverage.alive is None:
+            positions = coverage.positions(numbers).tolist()
+            return self._dataset.take(positions, columns=columns).combine_chunks().to_batches()[0]
+        import pyarrow as pa
+
+        wanted = coverage.row_ids(numbers)
+        is_one = f"{ROW_ID} IN ({', '.join(map(str, wanted.tolist()))})"
+        batches = list(self._scan([*columns, ROW_ID], is_one))
+        found = np.concatenate([batch[ROW_ID].to_numpy() for batch in batches])
+        order = np.argsort(found)
+        places = order[np.searchsorted(found[order], wanted)]
+        rows = pa.Table.from_batches(batches).drop_columns([ROW_ID]).take(places)
+        return rows.combine_chunks().to_batches()[0]
 
     def hits(self) -> list[list[NearestHit]]:
         """Return the best rows for each query, best first."""
