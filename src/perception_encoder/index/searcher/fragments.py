@@ -84,7 +84,6 @@ class Coverage:
         self.others: Final = [part for part in parts if part.fragment_id not in self._kept]
         self._deleting = [part for part in self._covered if present[part.fragment_id].num_deleted]
         self.alive: Final = self._alive()
-        self._alive_before = None if self.alive is None else np.cumsum(np.append(False, self.alive))
         self._firsts = self._first_positions(parts)
 
     @property
@@ -106,13 +105,12 @@ class Coverage:
         return ids
 
     def positions(self, numbers: RowPositions) -> NDArray[np.int64]:
-        """Return the positions of rows in the version, as `LanceDataset.take` counts."""
+        """Return the positions of rows in the version, as `LanceDataset.take` counts.
+
+        No row of the searcher may be gone, see `alive`.
+        """
         part = np.searchsorted(self._starts, numbers, side="right") - 1
-        if self._alive_before is None:
-            before = numbers - self._starts[part]
-        else:
-            before = self._alive_before[numbers] - self._alive_before[self._starts[part]]
-        positions: NDArray[np.int64] = self._firsts[part] + before
+        positions: NDArray[np.int64] = self._firsts[part] + numbers - self._starts[part]
         return positions
 
     def _first_positions(self, parts: list[lance.LanceFragment]) -> NDArray[np.int64]:
