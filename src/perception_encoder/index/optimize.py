@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 _SMALL_ROWS: Final = 65_536  # a fragment of fewer rows is small
 _MANY_SMALL: Final = 64  # opening each costs time in every scan
-_JOINED_ROWS: Final = 1 << 20  # Lance's defaults: smaller files are joined,
-_DELETED: Final = 0.1  # and those written anew of which so much is deleted
+_JOINED_ROWS: Final = 1 << 20  # smaller files are joined,
+_DELETED: Final = 0.1  # and those written anew of which more is deleted
 _UNCOVERED: Final = 0.2  # share of the rows that each query reads from the index
 _PREFIX: Final = b"perception_encoder."
 
@@ -125,7 +125,9 @@ def optimize_index(
             extend_vector_index(dataset)
             if _has_small_files(dataset):
                 reset_full_text(dataset)
-                dataset.optimize.compact_files()
+                dataset.optimize.compact_files(
+                    target_rows_per_fragment=_JOINED_ROWS, materialize_deletions_threshold=_DELETED
+                )
             update_full_text(dataset, is_thorough=True)
         if is_remote(path):
             search = _renew_vector_index(dataset, build, sizes)  # its commits are versions, too
