@@ -5,13 +5,12 @@ python -m benchmarks.growth_plot
 
 import json
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any, Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.plots import IMAGES, INK, OURS, SOFT_INK
+from benchmarks.plots import IMAGES, INK, OURS, SOFT_INK, short
 from benchmarks.report import RESULTS
 
 _ORANGE: Final = "#d55e00"
@@ -78,8 +77,10 @@ def main() -> None:
 
 def figure_at(figures: dict[str, Any], path: str) -> float | None:
     """The figure at a path such as "query/exact/p50_ms"; None where it was not measured."""
-    found = reduce(lambda at, key: (at or {}).get(key), path.split("/"), figures)
-    return None if found is None else float(found)  # type: ignore[arg-type]
+    found: Any = figures
+    for key in path.split("/"):
+        found = found.get(key, {})
+    return float(found) if found != {} else None
 
 
 def draw(sizes: dict[int, dict[str, Any]], subtitle: str) -> None:
@@ -125,7 +126,7 @@ def draw_panel(axes: Axes, sizes: dict[int, dict[str, Any]], panel: Panel) -> No
             axes.plot(rows, [start * r / rows[0] for r in rows], color="#d0d4d9", zorder=0)
         if not many:
             for size, value in found.items():
-                words = digits(value)
+                words = short(value)
                 offset = (0, 5) if number else (0, -12)
                 axes.annotate(
                     words, (size, value), offset, textcoords="offset points", ha="center",
@@ -141,11 +142,6 @@ def draw_panel(axes: Axes, sizes: dict[int, dict[str, Any]], panel: Panel) -> No
     axes.tick_params(labelcolor=SOFT_INK, labelsize=8)
     if len(panel.lines) > 1:
         axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=5 if many else 1)
-
-
-def digits(value: float) -> str:
-    """Format with three significant digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def short_rows(rows: int) -> str:
@@ -169,7 +165,7 @@ def table(sizes: dict[int, dict[str, Any]]) -> Iterator[str]:
         cells = []
         for size in rows:
             found = [figure_at(sizes[size], path) for path in panel.lines.values()]
-            known = [digits(panel.factor * one) for one in found if one is not None]
+            known = [short(panel.factor * one) for one in found if one is not None]
             cells.append(" / ".join(known) or "-")
         title = panel.title + (f" ({' / '.join(panel.lines)})" if len(panel.lines) > 1 else "")
         yield f"| {title} | {' | '.join(cells)} |"

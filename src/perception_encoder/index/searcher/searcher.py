@@ -76,14 +76,7 @@ class Searcher:
     def propose_exact(
         self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
     ) -> list[ScanHits]:
-        """Propose all rows that may be among the best k, and few others.
-
-        Args:
-            queries: (Q, E) float32.
-            k: the number of results.
-            threshold: the lowest score of a result.
-            mask: the rows that take part; None for all.
-        """
+        """Propose all rows that may be among the best k, see `VectorScan.propose`."""
         return self._vectors.scan.propose(queries, k, threshold, mask, self.slack)
 
     def propose_approximate(
