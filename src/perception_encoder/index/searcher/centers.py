@@ -1,9 +1,8 @@
 """Finds the nearest of many centers for many rows.
 
 Lists grow as the root of the rows, so comparing every row with every center grows as the rows to
-the power of 1.5: 25 minutes for ten million rows. So many centers are divided into groups, and a
-row is compared with those of the nearest groups: a tenth of the time, and 96 % of the rows get the
-list that they would get otherwise.
+the power of 1.5. So many centers are divided into groups, and a row is compared with those of the
+nearest groups. Nearly all rows get the list that they would get otherwise.
 """
 
 from __future__ import annotations
