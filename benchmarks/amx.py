@@ -45,7 +45,7 @@ from perception_encoder.registry.config import image_operations, text_operations
 
 NAME = "amx"
 MODELS = {"B16": "PE-Core-B16-224", "L14": "PE-Core-L14-336"}
-PARTS = ("images-B16", "images-L14", "texts-B16", "torch-B16", "compiled-B16", "huge-pages-B16")
+PARTS = ("images-B16", "images-L14", "texts-B16", "torch-B16", "huge-pages-B16")
 SIZE = 2048  # of the matrices whose product is the machine's rate, as in `pe bench`
 PRODUCTS = 4  # of them in a row
 CALLS = 8  # whose steps are timed
@@ -190,21 +190,9 @@ def texts(work: Path, model: str, seconds: float) -> dict[str, Any]:
 
 def torch_eager(work: Path, model: str, seconds: float) -> dict[str, Any]:
     """PyTorch itself in bf16, which multiplies with oneDNN."""
-    return _of_torch(work, model, seconds, is_compiled=False)
-
-
-def torch_compiled(work: Path, model: str, seconds: float) -> dict[str, Any]:
-    """PyTorch's inductor, with weights packed ahead of time."""
-    os.environ["TORCHINDUCTOR_FREEZING"] = "1"
-    return _of_torch(work, model, seconds, is_compiled=True)
-
-
-def _of_torch(work: Path, model: str, seconds: float, *, is_compiled: bool) -> dict[str, Any]:
     config = find(model).config
     pixels = prepared(model, 8)
-    graph: Any = ImageGraph(random_model(config).bfloat16().eval())
-    if is_compiled:
-        graph = torch.compile(graph)
+    graph = ImageGraph(random_model(config).bfloat16().eval())
     batch = torch.from_numpy(pixels)
 
     def run() -> Tensor:
@@ -213,10 +201,9 @@ def _of_torch(work: Path, model: str, seconds: float, *, is_compiled: bool) -> d
             return vectors
 
     run()
-    name = "torch bf16, compiled and frozen" if is_compiled else "torch bf16"
     openvino = opened(graph_file(work, model, "bf16"), pixels)
     operations = image_operations(config.vision, config.embed_dim)
-    return in_turns({name: Variant(run, 8), "now": openvino}, operations, seconds)
+    return in_turns({"torch bf16": Variant(run, 8), "now": openvino}, operations, seconds)
 
 
 def huge_pages(work: Path, _: str, seconds: float) -> dict[str, Any]:
@@ -243,7 +230,6 @@ MEASURES: dict[str, Callable[[Path, str, float], dict[str, Any]]] = {
     "images": images,
     "texts": texts,
     "torch": torch_eager,
-    "compiled": torch_compiled,
     "huge-pages": huge_pages,
     "pages": pages,
 }
