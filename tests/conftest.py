@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ hypothesis.settings.load_profile("any machine")
 # Threads of a matrix product that wait for each other spin by default: on two cores with anything
 # else running, that is ten times slower. Read when torch is imported, here and in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# With this package OpenVINO reports its use from forked processes, unless the package's own code has
+# imported it first, which hides it. Some tests import OpenVINO themselves.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # A run in the background of a shell ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
