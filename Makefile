@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-# Two processes: many tests wait for servers and child processes. PROCESSES=0 runs it in one.
-PROCESSES ?= 2
+# Three processes: many tests wait for servers and child processes. PROCESSES=0 runs it in one.
+PROCESSES ?= 3
 test: install
 	$(MAKE) --jobs $(OTHERS)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
