@@ -199,6 +199,7 @@ class Lists:
         file.check(0, start)
         self._index = index = read_mapped_index(file.octets)
         self._is_checked = np.zeros(index.nlist, np.bool_)
+        self._bounds = np.zeros((index.nlist, 2), np.int64)  # in the file, of checked lists
         found = (index.d, index.nlist)
         expected = (coarse.projection.shape[0], len(coarse.centers))
         self._num_threads = _count_threads()
@@ -246,8 +247,12 @@ class Lists:
         return merge_hits(hits, number).numbers
 
     def _check(self, lists: NDArray[np.int64]) -> None:
-        for number in lists[~self._is_checked[lists]].tolist():
-            self._file.check(*self._find(number))
+        waiting = lists[~self._is_checked[lists]].tolist()
+        for number in waiting:
+            self._bounds[number] = self._find(number)
+        self._file.fetch(*self._bounds[lists].T)
+        for number in waiting:
+            self._file.check(*self._bounds[number].tolist())
             self._is_checked[number] = True
 
     def _find(self, number: int) -> tuple[int, int]:
