@@ -452,3 +452,9 @@ def test_a_cluster_builds_the_vector_index(address: str, bucket: Bucket) -> None
     assert found.recall > 0.9
     (described,) = [one for one in dataset.describe_indices() if one.name == INDEX_NAME]
     assert [sorted(one.fragment_ids) for one in described.segments] == [[0, 1]]
+
+    arguments = ["optimize", "--index", path, "--ray", address, "--ray-cores", "1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert f"pe: 2 workers of 1 CPU core at {address}" in done.stderr
+    assert len(lance.dataset(path).get_fragments()) == 1
