@@ -86,6 +86,25 @@ def test_a_condition_is_exact_whatever_its_selectivity(tmp_path: Path, where: st
         assert found == by_definition(index, query, 7, where=where)
 
 
+def test_conditions_that_were_asked_before_are_met_by_the_same_rows(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "t", clustered(700, 16))
+    build(index, COPY)
+    query = clustered(1, 16, seed=1)
+    asked = [f"width <= {most} AND half = 'odd'" for most in range(10, 690, 34)]
+    for where in asked + asked[::-1]:
+        assert told(index.search(query, k=5, where=where)[0]) == by_definition(
+            index, query[0], 5, where=where
+        )
+
+
+def test_a_condition_that_other_rows_meet_each_time_is_read_each_time(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "t", clustered(700, 16))
+    build(index, COPY)
+    query = clustered(1, 16, seed=1)
+    first, second = (index.search(query, k=700, where="random() < 0.5")[0] for _ in range(2))
+    assert {hit.uri for hit in first} != {hit.uri for hit in second}
+
+
 def test_a_wrong_condition_is_a_query_error(tmp_path: Path) -> None:
     index = make_index(tmp_path / "t", clustered(50, 8))
     build(index, COPY)

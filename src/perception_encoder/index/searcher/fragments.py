@@ -8,6 +8,8 @@ the same data file; only deletions are looked up.
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 _OFFSET_BITS: Final = 32
 OFFSETS: Final = (1 << _OFFSET_BITS) - 1
 """The bits of a row id that count rows within a fragment."""
+
+_MOST_MASKS: Final = 16  # of conditions asked before, R / 8 bytes each
+_CHANGES: Final = re.compile(r"\b(now|today|current_\w+|random|uuid)\b", re.IGNORECASE)
+"""Finds conditions that other rows may meet a moment later."""
 
 RowPositions: TypeAlias = NDArray[np.int64]
 """(R,) int64: row numbers of a searcher."""
@@ -68,6 +74,8 @@ class Coverage:
         self, fragments: Sequence[CoveredFragment], dataset: lance.LanceDataset, read_ids: ReadIds
     ) -> None:
         self._read_ids = read_ids
+        self._lock = threading.Lock()
+        self._masks: dict[str, NDArray[np.uint8]] = {}  # bits, by condition, the newest last
         self._starts: NDArray[np.int64] = np.cumsum(
             [0, *(fragment.num_rows for fragment in fragments)]
         )
@@ -92,10 +100,23 @@ class Coverage:
         return int(self._starts[-1])
 
     def meeting(self, where: str) -> Mask:
-        """Return which rows are in this version and meet a condition."""
+        """Return which rows are in this version and meet a condition.
+
+        The last conditions are remembered: reading a column takes longer than comparing the few
+        rows that meet it.
+        """
+        with self._lock:
+            bits = self._masks.get(where)
+        if bits is not None:
+            return np.unpackbits(bits, count=self.num_rows).view(np.bool_)
         mask = np.zeros(self.num_rows, np.bool_)
         if self._covered:
             mask[self._numbers(self._read_ids(self._covered, where))] = True
+        if not _CHANGES.search(where):
+            with self._lock:
+                self._masks[where] = np.packbits(mask)
+                while len(self._masks) > _MOST_MASKS:
+                    del self._masks[next(iter(self._masks))]
         return mask
 
     def row_ids(self, numbers: RowPositions) -> RowIds:
