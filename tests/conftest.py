@@ -38,8 +38,8 @@ hypothesis.settings.load_profile("any machine")
 # else running, that is ten times slower. Read when torch is imported, here and in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# With this package OpenVINO reports its use from forked processes, unless the package's own code has
-# imported it first, which hides it. Some tests import OpenVINO themselves.
+# With this package OpenVINO reports its use from forked processes, unless the package's own code is
+# the first to import it, and hides this. Some tests import OpenVINO themselves.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # A run in the background of a shell ignores Ctrl-C, and so would the commands that tests interrupt.
