@@ -28,7 +28,6 @@ from perception_encoder.index.searcher.files import (
     Tuning,
 )
 from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
-from perception_encoder.index.searcher.kernels import set_block_sizes
 from perception_encoder.index.searcher.recall import TARGET, RecallSample, split_kinds
 from perception_encoder.index.searcher.searcher import Searcher, num_candidates
 from perception_encoder.index.searcher.train import (
@@ -162,8 +161,7 @@ def build_searcher(
     alive = copy_vectors(dataset, fragments, path, embed_dim)
     logger.info("%s: copied %d vectors in %.1f s", path, len(alive), time.monotonic() - started)
     if num_bytes >= sizes.lists:
-        with set_block_sizes():
-            header = _add_lists(header, folder, alive)
+        header = _add_lists(header, folder, alive)
     header = dataclasses.replace(
         folder.finished(header), build_seconds=round(time.monotonic() - started, 1)
     )

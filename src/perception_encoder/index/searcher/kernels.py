@@ -8,8 +8,6 @@ threads. `add_core` takes lists that were found among few dimensions; `add` comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,7 +20,6 @@ Selector: TypeAlias = Any
 """A faiss.IDSelector, or None for all rows."""
 
 _QUERY_BITS: Final = 4  # of a query's numbers; 8 bits find no more and take longer
-_BLOCK: Final = (512, 4096)  # vectors by centers
 
 
 class ScanHits(NamedTuple):
@@ -154,39 +151,3 @@ def add_to_lists(
     index.add_core(
         len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(numbers), faiss.swig_ptr(lists)
     )
-
-
-def make_projection(projection: NDArray[np.float32]) -> Any:
-    """Return a projection, (E, d), that faiss applies with its own threads.
-
-    The threads of NumPy's product wait without sleeping and take the cores from those of faiss,
-    which come next: a third of the time of filling the lists.
-    """
-    import faiss
-
-    create: Any = faiss.LinearTransform  # its type stub has another constructor
-    transform = create(*projection.shape, False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), transform.A)
-    transform.is_trained = True
-    return transform
-
-
-@contextmanager
-def set_block_sizes() -> Iterator[None]:
-    """Let faiss compare vectors with centers in blocks of another shape, within the block.
-
-    With 4,000 centers of 256 numbers a vector takes 11 us instead of 16 to 24. The setting belongs
-    to the whole process, changes no result, and is restored at the end.
-    """
-    import faiss
-
-    settings: Any = faiss.cvar
-    names = ("distance_compute_blas_query_bs", "distance_compute_blas_database_bs")
-    before = [getattr(settings, name) for name in names]
-    for name, value in zip(names, _BLOCK, strict=True):
-        setattr(settings, name, value)
-    try:
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(settings, name, value)

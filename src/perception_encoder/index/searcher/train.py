@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VECTOR
 from perception_encoder.index.searcher.candidates import CoarseSearch
-from perception_encoder.index.searcher.centers import CenterSearch
+from perception_encoder.index.searcher.centers import CenterSearch, find_centers
 from perception_encoder.index.searcher.files import CoveredFragment
 from perception_encoder.index.searcher.fragments import OFFSETS, Mask, RowPositions
-from perception_encoder.index.searcher.kernels import add_to_lists, make_projection
+from perception_encoder.index.searcher.kernels import add_to_lists
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _MAX_SAMPLE: Final = 1 << 18
 _DIRECTIONS_SHARE: Final = 4  # dimensions per direction
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
-_ITERATIONS: Final = 4
+_ROUNDS: Final = 4
 _SEED: Final = 1
 
 
@@ -143,8 +143,6 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
         sample: (S, E) float16, S at least num_lists.
         num_lists: number of lists.
     """
-    import faiss
-
     embed_dim = sample.shape[1]
     num_directions = min(embed_dim, max(_MIN_DIRECTIONS, embed_dim // _DIRECTIONS_SHARE))
     some = sample[:: -(-len(sample) // _MOMENT_ROWS)].astype(np.float32)
@@ -153,18 +151,7 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
     projected = np.concatenate(
         [sample[i : i + _MOMENT_ROWS] @ projection for i in range(0, len(sample), _MOMENT_ROWS)]
     )
-    kmeans = faiss.Kmeans(
-        num_directions,
-        num_lists,
-        niter=_ITERATIONS,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(sample),
-        seed=_SEED,
-    )
-    kmeans.train(projected)
-    trained: Any = kmeans  # its type stub lacks the results
-    coarse = CoarseSearch(projection, trained.centroids)
+    coarse = CoarseSearch(projection, find_centers(projected, num_lists, _ROUNDS))
     lists = CenterSearch(coarse.centers).nearest(projected)
     centers = _means(sample, lists, num_lists)
     empty = ~np.any(centers, axis=1)
@@ -184,7 +171,7 @@ class ListFiller:
         import faiss
 
         num_lists, embed_dim = trained.centers.shape
-        self._projection = make_projection(trained.coarse.projection)
+        self._projection = trained.coarse.projection
         self._centers = CenterSearch(trained.coarse.centers)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
         self._quantizer.add(trained.centers)
@@ -196,8 +183,7 @@ class ListFiller:
 
     def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
         """Put (R, E) float32 rows into their lists; (R,) are their numbers."""
-        projected = self._projection.apply(vectors)
-        lists = self._centers.nearest(projected)
+        lists = self._centers.nearest(vectors @ self._projection)
         self.list_of[numbers] = lists
         add_to_lists(self._index, vectors, numbers, lists)
 
