@@ -31,6 +31,7 @@ from perception_encoder.index.schema import (
     to_arrow,
 )
 from perception_encoder.index.storage import (
+    FILE_VERSION,
     Session,
     create_dataset,
     is_remote,
@@ -298,7 +299,9 @@ def create_or_replace_empty(path: str, schema: pa.Schema) -> lance.LanceDataset:
     with storage_errors(path):
         if dataset.count_rows():
             return create(path, schema)  # raises
-        dataset = lance.write_dataset(schema.empty_table(), path, mode="overwrite")
+        dataset = lance.write_dataset(
+            schema.empty_table(), path, mode="overwrite", data_storage_version=FILE_VERSION
+        )
         Journal(path).remove()
     create_full_text(dataset, path)
     return dataset

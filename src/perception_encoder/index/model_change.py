@@ -201,7 +201,13 @@ def commit_vectors(
     rewriting = _Rewriting(dataset, staged, schema, report)
     with storage_errors(path):
         reader = pa.RecordBatchReader.from_batches(schema, rewriting.batches())
-        fragments = write_fragments(reader, path, schema=schema, mode="overwrite")
+        fragments = write_fragments(
+            reader,
+            path,
+            schema=schema,
+            mode="overwrite",
+            data_storage_version=dataset.data_storage_version,
+        )
         operation = lance.LanceOperation.Overwrite(schema, fragments)
         with journaled_commit(dataset, path):
             try:

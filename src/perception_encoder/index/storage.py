@@ -45,6 +45,11 @@ _WAIT_FOR_EVER: Final = -1
 _SECONDS_TO_WAIT: Final = 0.2  # another process may be about to release the lock
 
 
+FILE_VERSION: Final = "2.1"
+"""Lance's version of data files. In those of 2.2, taking a row decodes a page of a million for each
+column that has the same value in all rows: 3 ms for each such column and file (Lance 14)."""
+
+
 def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
     """Create an empty dataset, also where an interrupted attempt left folders.
 
@@ -59,7 +64,9 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
         if not is_remote(path):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         try:
-            return lance.write_dataset(schema.empty_table(), path, mode="create")
+            return lance.write_dataset(
+                schema.empty_table(), path, mode="create", data_storage_version=FILE_VERSION
+            )
         except OSError as err:
             if "already exists" not in str(err):
                 raise
