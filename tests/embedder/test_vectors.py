@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from perception_encoder.embedder.options import check_output, finish_output
-from perception_encoder.vectors import cosine_similarity, normalize_rows
+from perception_encoder.vectors import cosine_similarity, find_nearest_rows, normalize_rows
 
 ROWS = arrays.arrays(
     np.float32,
@@ -46,3 +46,31 @@ def test_cutting_keeps_the_first_numbers_and_normalizes_after(dim):
 def test_what_cannot_be_handed_out_is_refused_before_any_work(dim, output):
     with pytest.raises(ValueError, match=r"truncate_dim must be|output must be"):
         check_output(4, dim, output)
+
+
+@pytest.mark.parametrize(("num_queries", "num_rows", "k"), [(1, 1, 1), (40, 7, 7), (300, 90, 1)])
+@pytest.mark.parametrize("products", [1 << 23, 100])
+def test_the_nearest_rows_are_those_of_the_largest_products(
+    num_queries: int, num_rows: int, k: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception_encoder.vectors._PRODUCTS", products)
+    random = np.random.default_rng(num_rows)
+    queries = random.standard_normal((num_queries, 5)).astype(np.float32)
+    rows = random.standard_normal((num_rows, 5)).astype(np.float32)
+    scores, places = find_nearest_rows(queries, rows, k)
+    expected = np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(places, expected)
+    assert scores == pytest.approx(np.take_along_axis(queries @ rows.T, expected, 1), abs=1e-5)
+
+
+def test_of_equal_rows_the_first_is_nearest() -> None:
+    rows = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
+    assert find_nearest_rows(rows, rows, 2)[1].tolist() == [
+        [0, 1],
+        [0, 1],
+        [2, 3],
+        [2, 3],
+        [4, 5],
+        [4, 5],
+    ]
+    assert find_nearest_rows(rows, rows, 1)[1].ravel().tolist() == [0, 0, 2, 2, 4, 4]

@@ -35,6 +35,7 @@ from perception_encoder.analysis.ranked_images import Numbers, RankedImages, Ran
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import find_nearest_rows
 
 _DIRECTIONS: Final = 128
 _PERPLEXITY: Final = 30  # openTSNE's default: about the number of neighbors that stay near
@@ -123,13 +124,15 @@ def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
 def _tsne(
     points: Embeddings, start: Embeddings, seed: int, progress: Callable[[float], None] | None
 ) -> NDArray[np.float32]:
-    import faiss
     import openTSNE
 
     num_neighbors = min(_NEIGHBORS, len(points) - 1)
-    index = faiss.IndexFlatL2(points.shape[1])
-    index.add(points)
-    squares, found = index.search(points, num_neighbors + 1)
+    # Half of a squared distance, without that of the query, is one product.
+    half = (points**2).sum(axis=1, keepdims=True) / 2
+    products, found = find_nearest_rows(
+        np.hstack([points, np.ones_like(half)]), np.hstack([points, -half]), num_neighbors + 1
+    )
+    squares = 2 * (half - products)
     # The first neighbor is the image itself, or one with an equal embedding.
     neighbors = openTSNE.nearest_neighbors.PrecomputedNeighbors(
         found[:, 1:].astype(np.int32), np.sqrt(np.maximum(squares[:, 1:], 0))

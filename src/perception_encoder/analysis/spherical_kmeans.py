@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.analysis.ranked_images import Numbers
 from perception_encoder.types import Embeddings
-from perception_encoder.vectors import normalize_rows
+from perception_encoder.vectors import find_nearest_rows, normalize_rows
 
 MAX_CHOSEN: Final = 100
 """The largest number of groups that is chosen. For R vectors it is also at most √R."""
@@ -207,11 +207,7 @@ def find_nearest_center(
     vectors: Embeddings, centers: Embeddings
 ) -> tuple[Numbers, NDArray[np.float32]]:
     """Return (R,) int64, the nearest center of each vector, and (R,) float32, their cosines."""
-    import faiss
-
-    index = faiss.IndexFlatIP(centers.shape[1])
-    index.add(centers)
-    scores, labels = index.search(vectors, 1)
+    scores, labels = find_nearest_rows(vectors, centers, 1)
     return labels[:, 0], np.clip(scores[:, 0], -1, 1)
 
 

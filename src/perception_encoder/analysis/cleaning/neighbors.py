@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.ranked_images import Numbers, RankedVectors
+from perception_encoder.vectors import find_nearest_rows
 
 MAX_REFERENCES: Final = 20_000
 NUM_NEIGHBORS: Final = 10
@@ -51,8 +52,6 @@ class Neighbors:
 
 def find_neighbors(vectors: RankedVectors, num_images: int) -> Neighbors:
     """Find the `NUM_NEIGHBORS` nearest neighbors of each image; two passes over the index."""
-    import faiss
-
     count = min(num_images, MAX_REFERENCES)
     references = np.arange(num_images)
     if num_images > count:
@@ -62,11 +61,10 @@ def find_neighbors(vectors: RankedVectors, num_images: int) -> Neighbors:
     cosines = np.full((num_images, NUM_NEIGHBORS), np.nan, np.float32)
     if num_images < 2:
         return Neighbors(numbers, cosines, is_exact=True)
-    index = faiss.IndexFlatIP(vectors.embed_dim)
-    index.add(vectors.read(references))
+    rows = vectors.read(references)
     width = min(NUM_NEIGHBORS, count - 1)
     for own, block in vectors.blocks(np.arange(num_images)):
-        scores, places = index.search(block, width + 1)
+        scores, places = find_nearest_rows(block, rows, width + 1)
         found = references[places]
         # The image itself is left out, or the last one where copies hide it or it is no reference.
         is_own = found == own[:, None]

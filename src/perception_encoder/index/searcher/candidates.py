@@ -199,7 +199,6 @@ class Lists:
         file.check(0, start)
         self._index = index = read_mapped_index(file.octets)
         self._is_checked = np.zeros(index.nlist, np.bool_)
-        self._bounds = np.zeros((index.nlist, 2), np.int64)  # in the file, of checked lists
         found = (index.d, index.nlist)
         expected = (coarse.projection.shape[0], len(coarse.centers))
         self._num_threads = _count_threads()
@@ -248,11 +247,12 @@ class Lists:
 
     def _check(self, lists: NDArray[np.int64]) -> None:
         waiting = lists[~self._is_checked[lists]].tolist()
-        for number in waiting:
-            self._bounds[number] = self._find(number)
-        self._file.fetch(*self._bounds[lists].T)
-        for number in waiting:
-            self._file.check(*self._bounds[number].tolist())
+        if not waiting:
+            return
+        bounds = [self._find(number) for number in waiting]
+        self._file.fetch(*np.array(bounds, np.int64).T)
+        for number, (start, end) in zip(waiting, bounds, strict=True):
+            self._file.check(start, end)
             self._is_checked[number] = True
 
     def _find(self, number: int) -> tuple[int, int]:

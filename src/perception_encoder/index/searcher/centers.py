@@ -4,8 +4,8 @@ Lists grow as the root of the rows, so comparing every row with every center gro
 the power of 1.5. So many centers are divided into groups, and a row is compared with those of the
 nearest groups. Nearly all rows get the list that they would get otherwise.
 
-The products are NumPy's: faiss brings an older OpenBLAS, which takes eight times as long on a
-processor that it does not know, such as Sapphire Rapids.
+The products are NumPy's: faiss brings an older OpenBLAS, which takes several times as long on
+a processor that it does not know, such as Sapphire Rapids.
 """
 
 from __future__ import annotations
