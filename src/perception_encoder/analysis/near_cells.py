@@ -78,11 +78,13 @@ class CellDivider:
         left = np.hstack([outlines, ones, -half]).astype(np.float32)
         right = np.hstack([outlines, -half, ones]).astype(np.float32)
         least = -((self.distance + _ROUNDING) ** 2) / 2
-        is_near = np.empty(len(members), np.bool_)
+        nearest = np.empty(len(members), np.float32)
         for start in range(0, len(members), _BLOCK):
-            near = left[start : start + _BLOCK] @ right.T >= least
-            is_near[start : start + _BLOCK] = np.count_nonzero(near, axis=1) > 1  # itself is one
-        return members[is_near]
+            products = left[start : start + _BLOCK] @ right.T
+            own = np.arange(len(products))
+            products[own, start + own] = -np.inf
+            nearest[start : start + _BLOCK] = products.max(axis=1)
+        return members[nearest >= least]
 
     def _cells(self, members: Numbers, seed: int) -> Iterator[Numbers]:
         """Divide images into cells of about `_CELL_SIZE`; those near a border are in several."""
