@@ -4,8 +4,7 @@ Lists grow as the root of the rows, so comparing every row with every center gro
 the power of 1.5. So many centers are divided into groups, and a row is compared with those of the
 nearest groups. Nearly all rows get the list that they would get otherwise.
 
-The products are NumPy's: faiss brings an older OpenBLAS, which takes several times as long on
-a processor that it does not know, such as Sapphire Rapids.
+The products are NumPy's, see `find_nearest_rows`.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import find_nearest_rows, normalize_rows
 
 FEW_CENTERS: Final = 4096
 """All of them are compared: the lists of a million rows."""
 
 _NEAR_GROUPS: Final = 16
 _ROUNDS: Final = 8  # of finding groups
-_BLOCK: Final = 1024  # rows, whose products with a few thousand centers stay in a cache
 _SEED: Final = 1
 
 
@@ -41,18 +40,13 @@ def find_centers(points: Embeddings, num_centers: int, rounds: int) -> Embedding
     random = np.random.default_rng(_SEED)
     centers = points[random.choice(len(points), num_centers, replace=False)]
     for _ in range(rounds):
-        nearest = CenterSearch(_unit(centers)).nearest(points)
+        nearest = CenterSearch(normalize_rows(centers)).nearest(points)
         order = np.argsort(nearest, kind="stable")
         used, starts = np.unique(nearest[order], return_index=True)
         # A center without points moves to one of them.
         centers = points[random.choice(len(points), num_centers, replace=False)]
         centers[used] = np.add.reduceat(points[order], starts)
-    return _unit(centers)
-
-
-def _unit(vectors: Embeddings) -> Embeddings:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+    return normalize_rows(centers)
 
 
 class CenterSearch:
@@ -66,7 +60,7 @@ class CenterSearch:
     def __init__(self, centers: Embeddings, few: int = FEW_CENTERS) -> None:
         self._heads: Embeddings | None = None
         if len(centers) <= few:
-            self._all = np.ascontiguousarray(centers.T)
+            self._all = centers
             return
         self._heads = find_centers(centers, math.isqrt(len(centers)), _ROUNDS)
         groups = CenterSearch(self._heads).nearest(centers)
@@ -79,9 +73,7 @@ class CenterSearch:
         With groups a center that is nearly as near may be taken.
         """
         if self._heads is None:
-            blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
-            parts = [(block @ self._all).argmax(axis=1) for block in blocks]
-            return np.concatenate([np.empty(0, np.int64), *parts])
+            return find_nearest_rows(rows, self._all, 1)[1][:, 0]
         num_near = min(_NEAR_GROUPS, len(self._heads))
         products = rows @ self._heads.T
         near = np.argpartition(products, -num_near, axis=1)[:, -num_near:].ravel()
