@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from analysis.duplicate_samples import index_of, remote_rows, unit
 
+from perception_encoder.analysis import near_cells
 from perception_encoder.analysis.near_pairs import NearPairs, find_near_pairs
 from perception_encoder.analysis.ranked_images import rank_images
 from perception_encoder.types import Embeddings
@@ -60,6 +61,22 @@ def test_cells_find_the_pairs_that_comparing_all_finds(
     assert len(true & as_set(found)) >= 0.995 * len(true)
     scores = products[found.later, found.earlier]
     assert found.scores == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_cell", [64, 4096])
+def test_many_cells_in_regions_find_the_pairs_that_comparing_all_finds(
+    tmp_path, max_cell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from 65,536 images on, and with cells that are divided again."""
+    monkeypatch.setattr(near_cells, "_CELL_SIZE", 16)
+    monkeypatch.setattr(near_cells, "_MAX_CELL", max_cell)
+    monkeypatch.setattr(near_cells, "_FEW_CENTERS", 8)
+    monkeypatch.setattr(near_cells, "_CENTERS_IN_REGION", 8)
+    vectors = clustered(4000, 96, seed=3)
+    true = set(map(tuple, np.argwhere(np.triu(vectors @ vectors.T, 1) >= 0.98).tolist()))
+    assert len(true) >= 150
+    found = as_set(pairs_of(tmp_path, vectors, 0.98))
+    assert len(true & found) >= 0.99 * len(true)
 
 
 def test_images_that_are_all_the_same_end_and_are_crowded(tmp_path) -> None:
