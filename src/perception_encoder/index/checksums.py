@@ -160,17 +160,18 @@ class CheckedFile:
             SearcherDamageError: they are not as they were written.
         """
         starts, ends = numbers * row_bytes, (numbers + 1) * row_bytes
-        if not self._is_checked.all():
-            firsts, lasts = starts // BLOCK_BYTES, (ends - 1) // BLOCK_BYTES
-            most = int((lasts - firsts).max(initial=0))
-            touched = np.unique(
-                np.concatenate([np.minimum(firsts + more, lasts) for more in range(most + 1)])
-            )
-            waiting = touched[~self._is_checked[touched]]
-            begins = waiting * BLOCK_BYTES
-            self.fetch(begins, np.minimum(begins + BLOCK_BYTES, len(self.octets)))
-            self._check_each(waiting)
         self.fetch(starts, ends)
+        if self._is_checked.all():
+            return
+        firsts, lasts = starts // BLOCK_BYTES, (ends - 1) // BLOCK_BYTES
+        most = int((lasts - firsts).max(initial=0))
+        touched = np.unique(
+            np.concatenate([np.minimum(firsts + more, lasts) for more in range(most + 1)])
+        )
+        waiting = touched[~self._is_checked[touched]]
+        begins = waiting * BLOCK_BYTES
+        self.fetch(begins, np.minimum(begins + BLOCK_BYTES, len(self.octets)))
+        self._check_each(waiting)
 
     def check_all(self) -> None:
         """Check the whole file.
