@@ -47,7 +47,7 @@ _SECONDS_TO_WAIT: Final = 0.2  # another process may be about to release the loc
 
 FILE_VERSION: Final = "2.1"
 """Lance's version of data files. In those of 2.2, taking a row decodes a page of a million for each
-column that has the same value in all rows: 3 ms for each such column and file (Lance 14)."""
+column that has the same value in all rows (Lance 14)."""
 
 
 def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
