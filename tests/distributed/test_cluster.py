@@ -214,6 +214,16 @@ class Listing:
         return False
 
 
+def run_at(place: place_module.RunPlacement, index: Index, items: list[Item]) -> Run:
+    return Run(
+        place.model,
+        index,
+        [Listing(items)],
+        RunOptions(batch_size=2),
+        open_preparing=lambda: place.preparing(2),
+    )
+
+
 def test_workers_that_die_cost_no_image_but_the_one_that_kills_them(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,13 +239,7 @@ def test_workers_that_die_cost_no_image_but_the_one_that_kills_them(
     items[9] = Item(str(paths[9]), die, mtime=1)  # and with it others that the worker had
     with on_cluster(address, "pe-nano", CPU, cores=1) as place:
         index = Index.create(tmp_path / "t.lance", place.model.identity)
-        run = Run(
-            place.model,
-            index,
-            [Listing(items)],
-            RunOptions(batch_size=2),
-            open_preparing=lambda: place.preparing(2),
-        )
+        run = run_at(place, index, items)
         outcomes = list(run.outcomes())
     assert Counter(outcome.status for outcome in outcomes) == {"embedded": 11, "failed": 1}
     (failed,) = (outcome for outcome in outcomes if outcome.status == "failed")
@@ -390,13 +394,7 @@ def test_a_machine_that_dies_costs_no_image(address: str, tmp_path: Path) -> Non
         with on_cluster(address, "pe-nano", CPU, cores=1) as place:
             assert place.plan == WorkerPlan(3, 1, 0)
             index = Index.create(tmp_path / "t.lance", place.model.identity)
-            run = Run(
-                place.model,
-                index,
-                [Listing(items)],
-                RunOptions(batch_size=2),
-                open_preparing=lambda: place.preparing(2),
-            )
+            run = run_at(place, index, items)
             with ThreadPoolExecutor(1) as pool:
                 outcomes = pool.submit(lambda: list(run.outcomes()))
                 while not os.path.exists(is_used):
