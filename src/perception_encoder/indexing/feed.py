@@ -5,7 +5,7 @@ One thread lists, others read and decode. Only a window of the items is in memor
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
@@ -122,16 +122,22 @@ class Feed:
         try:
             for number, source in enumerate(self._sources):
                 items = source.items()
+                has_changed = None if self._sidecars is None else self._sidecars.checks(source)
                 while not self._stop.is_set() and (part := list(islice(items, _LISTED_AT_ONCE))):
                     self.num_items_of[number] += len(part)
-                    self._take(part, source)
+                    self._take(part, has_changed)
         except Exception as err:  # noqa: BLE001  raised again where the events are read
             self._put(err)
         self._progress.is_listing = False
         self._finish_one()
 
-    def _take(self, items: list[Item], source: Source) -> None:
-        """Split listed items into those to prepare and those with a known outcome."""
+    def _take(self, items: list[Item], has_changed: Callable[[Item], bool] | None) -> None:
+        """Split listed items into those to prepare and those with a known outcome.
+
+        Args:
+            items: listed.
+            has_changed: whether a sidecar of an unchanged file has; None if none is read.
+        """
         by_id, digests = self._find_new(items)
         self._progress.num_listed += len(by_id)
         states = self._known.look_up(digests)
@@ -144,7 +150,7 @@ class Feed:
                 before = self._known.look_up_video(item.uri)
             if before is not None and _is_unchanged(item, before):
                 outcomes.append(_make_skipped(item))
-                if self._sidecars is not None and self._sidecars.has_changed(item, source):
+                if has_changed is not None and has_changed(item):
                     self.changed_sidecars[item.uri] = item.sidecars
             elif failure is not None and self._will_fail_again(item, failure):
                 self._progress.num_failed_before += 1

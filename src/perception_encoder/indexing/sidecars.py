@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
+from os.path import dirname
 from typing import Final, Protocol, runtime_checkable
 
 from perception_encoder.atomic import atomic_write
@@ -52,27 +53,17 @@ class SidecarTimes:
         self._file = None if is_remote(path) else sidecar_path(path, _FILE)
         self._started = time.time_ns()
         self._times = self._read()
-        self._since = lru_cache(16)(self._find)
 
-    def has_changed(self, item: Item, source: Source) -> bool:
-        """Whether a sidecar of an unchanged file is newer than the last look at its folder.
+    def checks(self, source: Source) -> Callable[[Item], bool]:
+        """Return a function that says whether a sidecar of an unchanged file has changed.
 
         Args:
-            item: of the source.
-            source: one of the run.
+            source: one of the run; the function is for its items.
         """
-        if item.member is not None:
-            return False
         if isinstance(source, FollowingSource):
-            return source.has_changed_sidecar(item.uri)
-        since = self._since(_key_of(source.name), os.path.dirname(item.uri))
-        if since is None:
-            return False
-        if item.is_remote:
-            changed = max((one.mtime or 0 for one in item.sidecars), default=0)
-        else:
-            changed = find_sidecar_time(item.uri)
-        return changed > since - (_TICK if changed % _SECOND else _COARSE_TICK)
+            return lambda item: item.member is None and source.has_changed_sidecar(item.uri)
+        since = lru_cache(16)(partial(self._find, _key_of(source.name)))
+        return lambda item: item.member is None and _is_newer(item, since(dirname(item.uri)))
 
     def note(self, sources: Iterable[Source]) -> None:
         """Store that a run over sources has ended. If that fails, the next run reads more."""
@@ -103,6 +94,17 @@ class SidecarTimes:
             if isinstance(found, dict):
                 return {str(key): when for key, when in found.items() if isinstance(when, int)}
         return {}
+
+
+def _is_newer(item: Item, since: int | None) -> bool:
+    """Whether a sidecar of an item was written after a time, or when it cannot be told."""
+    if since is None:
+        return False
+    if item.is_remote:
+        changed = max((one.mtime or 0 for one in item.sidecars), default=0)
+    else:
+        changed = find_sidecar_time(item.uri)
+    return changed > since - (_TICK if changed % _SECOND else _COARSE_TICK)
 
 
 def _key_of(name: str) -> str:
