@@ -21,9 +21,9 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.report import write_report
+from perception_encoder.analysis.cluster_centers import find_cluster_centers, find_nearest_center
 from perception_encoder.analysis.index_map import map_index
 from perception_encoder.analysis.ranked_images import rank_images
-from perception_encoder.analysis.spherical_kmeans import find_centers, find_nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 
@@ -81,7 +81,7 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
 
 def grouped(vectors: Floats, truth: Labels) -> dict[str, object]:
     """What is found of groups, ours and by k-means that knows their number."""
-    centers = find_centers(vectors, None)
+    centers = find_cluster_centers(vectors, None)
     labels, _ = find_nearest_center(vectors, centers.vectors)
     number = len(np.unique(truth))
     kmeans = faiss.Kmeans(vectors.shape[1], number, spherical=True, seed=0, niter=20)

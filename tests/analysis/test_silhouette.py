@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
-from perception_encoder.analysis.spherical_kmeans import (
+from perception_encoder.analysis.cluster_centers import (
     choose_cluster_count,
     compute_silhouettes,
     iter_merges,

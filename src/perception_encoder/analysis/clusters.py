@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.cluster_centers import find_cluster_centers, find_nearest_center
 from perception_encoder.analysis.cluster_names import ClusterName, name_clusters
 from perception_encoder.analysis.ranked_images import (
     Numbers,
@@ -25,7 +26,6 @@ from perception_encoder.analysis.ranked_images import (
     rank_images,
     report_nothing,
 )
-from perception_encoder.analysis.spherical_kmeans import find_centers, find_nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 
@@ -125,7 +125,7 @@ def find_clusters(
         return Clusters((), images, labels, scores, None)
     sample = vectors.read(choose_sample(len(images), vectors.embed_dim))
     report("finding clusters", 0, 0)
-    centers = find_centers(sample, num_clusters)
+    centers = find_cluster_centers(sample, num_clusters)
     for numbers, block in vectors.blocks(np.arange(len(images))):
         labels[numbers], scores[numbers] = find_nearest_center(block, centers.vectors)
     clusters, places = _sort_clusters(centers.vectors, labels, scores)

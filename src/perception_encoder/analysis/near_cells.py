@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.ranked_images import Numbers, RankedVectors
+from perception_encoder.kmeans import find_means
 from perception_encoder.types import Embeddings
 
 _NUM_DIRECTIONS: Final = 64
@@ -181,20 +182,9 @@ def _find_centers(
     outlines: NDArray[np.float16], members: Numbers, number: int, seed: int
 ) -> Embeddings:
     """Return centers, (number, d), by k-means of a sample."""
-    import faiss
-
     step = max(1, len(members) // (_SAMPLES_PER_CENTER * number))
     sample = outlines[members[::step]].astype(np.float32)
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        number,
-        niter=_ROUNDS,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(sample),
-    )
-    kmeans.train(sample)
-    return np.asarray(kmeans.centroids, np.float32)
+    return find_means(sample, number, rounds=_ROUNDS, seed=seed)
 
 
 def _blocks(members: Numbers) -> Iterator[Numbers]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.cleaning.classes import Groups, read_groups
+from perception_encoder.analysis.cluster_centers import find_cluster_centers, find_nearest_center
 from perception_encoder.analysis.clusters import SAME
 from perception_encoder.analysis.discriminant import DiscriminantSums, divide_into_folds
 from perception_encoder.analysis.few_shot import FewShotClassifier
@@ -37,7 +38,6 @@ from perception_encoder.analysis.ranked_images import (
     rank_images,
     report_nothing,
 )
-from perception_encoder.analysis.spherical_kmeans import find_centers, find_nearest_center
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
@@ -365,7 +365,7 @@ def _choose_representative(
     if not count:
         return np.empty(0, np.int64), np.empty(0, np.float32)
     report("finding clusters", 0, 0)
-    centers = find_centers(vectors, count).vectors
+    centers = find_cluster_centers(vectors, count).vectors
     labels, scores = find_nearest_center(vectors, centers)
     order = np.lexsort((np.arange(len(vectors)), -scores, labels))
     ranks = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])

@@ -191,7 +191,7 @@ def _read_words(names: str, index: Index, where: str | None) -> list[str]:
 
 def _describe_separation(silhouette: float) -> str:
     """Describe a silhouette by the bounds of Kaufman and Rousseeuw (1990)."""
-    from perception_encoder.analysis.spherical_kmeans import APART
+    from perception_encoder.analysis.cluster_centers import APART
 
     if silhouette > 0.5:
         return "well separated"

@@ -1,4 +1,4 @@
-"""Finds centers among vectors, and the nearest of many centers for many rows.
+"""Finds the nearest of many centers for many rows.
 
 Lists grow as the root of the rows, so comparing every row with every center grows as the rows to
 the power of 1.5. So many centers are divided into groups, and a row is compared with those of the
@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.kmeans import find_centers
 from perception_encoder.types import Embeddings
-from perception_encoder.vectors import find_nearest_rows, normalize_rows
+from perception_encoder.vectors import find_nearest_rows
 
 FEW_CENTERS: Final = 4096
 """All of them are compared: the lists of a million rows."""
@@ -24,29 +25,6 @@ FEW_CENTERS: Final = 4096
 _NEAR_GROUPS: Final = 16
 _ROUNDS: Final = 8  # of finding groups
 _SEED: Final = 1
-
-
-def find_centers(points: Embeddings, num_centers: int, rounds: int) -> Embeddings:
-    """Find centers by spherical k-means.
-
-    Args:
-        points: (P, d) float32, at least as many as centers.
-        num_centers: number of centers.
-        rounds: how often centers move.
-
-    Returns:
-        (num_centers, d) float32, unit length.
-    """
-    random = np.random.default_rng(_SEED)
-    centers = points[random.choice(len(points), num_centers, replace=False)]
-    for _ in range(rounds):
-        nearest = CenterSearch(normalize_rows(centers)).nearest(points)
-        order = np.argsort(nearest, kind="stable")
-        used, starts = np.unique(nearest[order], return_index=True)
-        # A center without points moves to one of them.
-        centers = points[random.choice(len(points), num_centers, replace=False)]
-        centers[used] = np.add.reduceat(points[order], starts)
-    return normalize_rows(centers)
 
 
 class CenterSearch:
@@ -62,7 +40,7 @@ class CenterSearch:
         if len(centers) <= few:
             self._all = centers
             return
-        self._heads = find_centers(centers, math.isqrt(len(centers)), _ROUNDS)
+        self._heads = find_centers(centers, math.isqrt(len(centers)), rounds=_ROUNDS, seed=_SEED)
         groups = CenterSearch(self._heads).nearest(centers)
         self._members = [np.flatnonzero(groups == place) for place in range(len(self._heads))]
         self._columns = [np.ascontiguousarray(centers[some].T) for some in self._members]

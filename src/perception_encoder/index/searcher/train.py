@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VECTOR
 from perception_encoder.index.searcher.candidates import CoarseSearch
-from perception_encoder.index.searcher.centers import CenterSearch, find_centers
+from perception_encoder.index.searcher.centers import CenterSearch
 from perception_encoder.index.searcher.files import CoveredFragment
 from perception_encoder.index.searcher.fragments import OFFSETS, Mask, RowPositions
 from perception_encoder.index.searcher.kernels import add_to_lists
+from perception_encoder.kmeans import find_centers
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -151,12 +152,19 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
     projected = np.concatenate(
         [sample[i : i + _MOMENT_ROWS] @ projection for i in range(0, len(sample), _MOMENT_ROWS)]
     )
-    coarse = CoarseSearch(projection, find_centers(projected, num_lists, _ROUNDS))
+    centers = find_centers(
+        projected,
+        num_lists,
+        rounds=_ROUNDS,
+        seed=_SEED,
+        find_nearest=lambda rows, centers: CenterSearch(centers).nearest(rows),
+    )
+    coarse = CoarseSearch(projection, centers)
     lists = CenterSearch(coarse.centers).nearest(projected)
-    centers = _means(sample, lists, num_lists)
-    empty = ~np.any(centers, axis=1)
-    centers[empty] = coarse.centers[empty] @ projection.T
-    return TrainedLists(coarse, centers, some.mean(axis=0))
+    means = _means(sample, lists, num_lists)
+    empty = ~np.any(means, axis=1)
+    means[empty] = centers[empty] @ projection.T
+    return TrainedLists(coarse, means, some.mean(axis=0))
 
 
 class ListFiller:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.ranked_images import Numbers
+from perception_encoder.kmeans import find_centers
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import find_nearest_rows, normalize_rows
 
@@ -180,7 +181,7 @@ class ClusterCenters:
     silhouette: float | None
 
 
-def find_centers(vectors: Embeddings, num_groups: int | None) -> ClusterCenters:
+def find_cluster_centers(vectors: Embeddings, num_groups: int | None) -> ClusterCenters:
     """Divide vectors into groups.
 
     Args:
@@ -221,16 +222,4 @@ def _find_small_groups(vectors: Embeddings, most: int) -> Numbers:
 
 
 def _train(vectors: Embeddings, number: int, initial: Embeddings | None = None) -> Embeddings:
-    import faiss
-
-    kmeans = faiss.Kmeans(
-        vectors.shape[1],
-        number,
-        niter=_ROUNDS,
-        spherical=True,
-        seed=_SEED,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(vectors),
-    )
-    kmeans.train(vectors, init_centroids=initial)
-    return np.asarray(kmeans.centroids, np.float32)
+    return find_centers(vectors, number, rounds=_ROUNDS, seed=_SEED, initial=initial)
