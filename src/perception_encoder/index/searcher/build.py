@@ -3,13 +3,15 @@
 A small index needs none, a larger one a copy of its vectors for exact search, and a large one lists
 for approximate search. An interruption at any point leaves the previous searcher.
 
-The number of lists that a query must search is measured, see `recall`.
+How many lists a query must search, and how many rows of them are worth a second look, is measured,
+see `recall`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VectorDtype
-from perception_encoder.index.searcher.candidates import CoarseSearch, to_float32
+from perception_encoder.index.searcher.candidates import CoarseSearch, Lists, to_float32
 from perception_encoder.index.searcher.files import (
     RESULT_COUNTS,
     Header,
@@ -29,7 +31,7 @@ from perception_encoder.index.searcher.files import (
 )
 from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
 from perception_encoder.index.searcher.recall import TARGET, RecallSample, split_kinds
-from perception_encoder.index.searcher.searcher import Searcher, num_candidates
+from perception_encoder.index.searcher.searcher import Searcher
 from perception_encoder.index.searcher.train import (
     ListFiller,
     choose_num_lists,
@@ -46,39 +48,39 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-_STEP: Final = 1.25
+_STEP: Final = 1.15  # from one number of lists to the next
 _WORTHWHILE: Final = 0.25  # share of the lists; searching more is no faster than a scan
+_MOST_CANDIDATES: Final = 4096
+_CODES_OF_CANDIDATE: Final = 150  # that are compared in the time of scoring a candidate again
 
-LookInto: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
-"""Returns the row numbers for queries, k and probes, best first."""
+Propose: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
+"""Returns at most so many rows of so many lists for each query, the most promising first."""
 
 
 class ListTuning(RecallSample):
-    """Chooses how many lists are searched."""
+    """Chooses how many lists are searched, and how many rows of them are scored again."""
 
     def tune(
-        self, coarse: CoarseSearch, list_of: NDArray[np.int32], look_into: LookInto
+        self, coarse: CoarseSearch, list_of: NDArray[np.int32], propose: Propose
     ) -> tuple[Tuning, ...]:
-        """Return how many lists suffice, for each of `RESULT_COUNTS` where that saves time.
+        """Return what suffices, for each of `RESULT_COUNTS` where that saves time.
 
         Args:
             coarse: chooses lists.
             list_of: (R,) the list of every row.
-            look_into: searches the lists.
+            propose: searches the lists.
         """
         truth = self.truth()
         if min(map(len, truth)) < max(RESULT_COUNTS):
             return ()  # too few rows to measure
-        most = int(_WORTHWHILE * len(coarse.centers))
         tunings = []
         for k in RESULT_COUNTS:
             best = [rows[:k] for rows in truth]
-            probes = self._lower_bound(coarse, list_of, best)
-            while probes <= most and (recall := self._recall(best, k, probes, look_into)) < TARGET:
-                probes = int(probes * _STEP) + 1
-            if probes > most:
+            least = self._lower_bound(coarse, list_of, best)
+            tuning = self._cheapest(best, least, len(coarse.centers), len(list_of), propose)
+            if tuning is None:
                 break
-            tunings.append(Tuning(k, probes, recall))
+            tunings.append(tuning)
         return tuple(tunings)
 
     def _lower_bound(
@@ -94,14 +96,48 @@ class ListTuning(RecallSample):
         curves = [np.mean(part, axis=0).cumsum() for part in split_kinds(shares)]
         return 1 + int(np.argmax(np.minimum(*curves) >= TARGET))
 
-    def _recall(self, best: list[RowPositions], k: int, probes: int, look_into: LookInto) -> float:
-        """Return the recall of the worse kind of query."""
-        found = look_into(self.queries, k + 1, probes)
-        shares = [
-            np.isin(rows, numbers[numbers != itself][:k]).mean()
-            for rows, numbers, itself in zip(best, found, self.itself, strict=True)
-        ]
-        return float(min(np.mean(part) for part in split_kinds(shares)))
+    def _cheapest(
+        self,
+        best: list[RowPositions],
+        probes: int,
+        num_lists: int,
+        num_rows: int,
+        propose: Propose,
+    ) -> Tuning | None:
+        """Return what takes the least time; None if a scan does.
+
+        In few lists more candidates are needed, and those of few codes come at a price, too.
+
+        Args:
+            best: the true rows of each query.
+            probes: the least number of lists.
+            num_lists: of the searcher.
+            num_rows: in them.
+            propose: searches the lists.
+        """
+        found, lowest = None, math.inf
+        while probes <= _WORTHWHILE * num_lists:
+            codes = probes * num_rows / num_lists
+            if codes >= lowest:
+                break
+            recall = self._recall(best, propose(self.queries, _MOST_CANDIDATES, probes))
+            candidates = 1 + int(np.argmax(recall >= TARGET))
+            cost = codes + candidates * _CODES_OF_CANDIDATE
+            if recall[-1] >= TARGET and cost < lowest:
+                measured = float(recall[candidates - 1])
+                found, lowest = Tuning(len(best[0]), probes, candidates, measured), cost
+            probes = int(probes * _STEP) + 1
+        return found
+
+    @staticmethod
+    def _recall(best: list[RowPositions], found: list[RowPositions]) -> NDArray[np.float64]:
+        """Return the recall of the worse kind of query, for every number of candidates."""
+        shares = np.zeros((len(best), _MOST_CANDIDATES))
+        for share, rows, numbers in zip(shares, best, found, strict=True):
+            share[: len(numbers)] = np.isin(numbers, rows) / len(rows)
+        curves = [np.mean(part, axis=0).cumsum() for part in split_kinds(list(shares))]
+        worse: NDArray[np.float64] = np.minimum(*curves)
+        return worse
 
 
 @dataclass(frozen=True)
@@ -192,24 +228,24 @@ def _add_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     logger.info("%s: filled the lists in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
     header = dataclasses.replace(header, num_lists=len(trained.centers))
-    searcher = Searcher(folder, header)
-    tuning = calibration.tune(trained.coarse, filler.list_of, _batch_search(searcher))
+    lists = Searcher(folder, header).lists
+    assert lists is not None  # they were just written
+    tuning = calibration.tune(trained.coarse, filler.list_of, _batch_search(lists))
     logger.info("%s: measured %s in %.1f s", vectors, tuning, time.monotonic() - started)
     if not tuning:
         folder.discard(header.token, ("lists", "coarse"))
         return dataclasses.replace(header, num_lists=0)
-    assert searcher.lists is not None  # they were just written
-    return dataclasses.replace(header, tuning=tuning, lists_start=searcher.lists.start)
+    return dataclasses.replace(header, tuning=tuning, lists_start=lists.start)
 
 
-def _batch_search(searcher: Searcher) -> LookInto:
-    """Return the searcher's approximate search for many queries."""
+def _batch_search(lists: Lists) -> Propose:
+    """Return the search of lists for many queries."""
 
-    def look_into(queries: Embeddings, k: int, probes: int) -> list[RowPositions]:
+    def propose(queries: Embeddings, number: int, probes: int) -> list[RowPositions]:
         def ask(query: Embeddings) -> RowPositions:
-            return searcher.search_lists(query, num_candidates(k), probes, None).numbers
+            return lists.candidates(query, number, probes, None)
 
         with ThreadPoolExecutor() as pool:
             return list(pool.map(ask, queries))
 
-    return look_into
+    return propose

@@ -30,7 +30,7 @@ from perception_encoder.index.storage import is_remote, sidecar_path, storage_er
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 RESULT_COUNTS: Final = (10, 100)
 """Numbers of results that approximate search is tuned for; for more, every vector is compared."""
 _HEADER: Final = "searcher.json"
@@ -64,11 +64,13 @@ class Tuning:
     Attributes:
         k: number of results.
         probes: how many lists a query searches.
+        candidates: how many rows of them are scored again.
         recall: measured share of the true best k, of the worse kind of query.
     """
 
     k: int
     probes: int
+    candidates: int
     recall: float
 
 

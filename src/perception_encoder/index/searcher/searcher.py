@@ -34,11 +34,6 @@ HALF_FLOAT: Final = 2.0**-10
 """Twice the error of a product with float16 unit vectors."""
 
 
-def num_candidates(k: int) -> int:
-    """Return how many rows to score again for the best k, as codes are rough."""
-    return 100 + 5 * k
-
-
 class Searcher:
     """The open files of a searcher, checked before use. Several threads may share it.
 
@@ -86,7 +81,7 @@ class Searcher:
         tuning = self.tuning(k)
         if tuning is None or self.lists is None:
             return None
-        found = self.search_lists(query, num_candidates(k), tuning.probes, mask)
+        found = self.search_lists(query, tuning.candidates, tuning.probes, mask)
         return None if len(found.scores) < k else keep_promising(found, k, threshold, self.slack)
 
     def search_lists(
