@@ -31,6 +31,7 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._inductor import config as inductor
 
 from benchmarks.amx_graphs import former_file, graph_file
 from benchmarks.random_models import CAPTIONS, clip_vocabulary
@@ -188,22 +189,28 @@ def texts(work: Path, model: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def torch_eager(work: Path, model: str, seconds: float) -> dict[str, Any]:
-    """PyTorch itself in bf16, which multiplies with oneDNN."""
+def torch_alone(work: Path, model: str, seconds: float) -> dict[str, Any]:
+    """PyTorch itself in bf16, which multiplies with oneDNN: as it is, and compiled by Inductor."""
     config = find(model).config
     pixels = prepared(model, 8)
     graph = ImageGraph(random_model(config).bfloat16().eval())
     batch = torch.from_numpy(pixels)
 
-    def run() -> Tensor:
-        with torch.no_grad():
-            vectors: Tensor = graph(batch)
-            return vectors
+    def variant(call: Callable[[Tensor], Tensor]) -> Variant:
+        @torch.no_grad()
+        def run() -> Tensor:
+            return call(batch)
 
-    run()
+        run()
+        return Variant(run, len(batch))
+
+    variants = {"torch bf16": variant(graph)}
+    for name, mode in (("Inductor", "default"), ("Inductor, tuned", "max-autotune")):
+        with inductor.patch(freezing=True):  # weights are laid out once, as a server would
+            variants[f"torch bf16, {name}"] = variant(torch.compile(graph, mode=mode))
     openvino = opened(graph_file(work, model, "bf16"), pixels)
     operations = image_operations(config.vision, config.embed_dim)
-    return in_turns({"torch bf16": Variant(run, 8), "now": openvino}, operations, seconds)
+    return in_turns({**variants, "now": openvino}, operations, seconds)
 
 
 def huge_pages(work: Path, _: str, seconds: float) -> dict[str, Any]:
@@ -229,7 +236,7 @@ def pages(work: Path, model: str, seconds: float) -> dict[str, Any]:
 MEASURES: dict[str, Callable[[Path, str, float], dict[str, Any]]] = {
     "images": images,
     "texts": texts,
-    "torch": torch_eager,
+    "torch": torch_alone,
     "huge-pages": huge_pages,
     "pages": pages,
 }

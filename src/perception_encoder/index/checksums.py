@@ -17,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_BYTES: Final = 1 << 16
-"""Bytes of one sum: about what a disk reads for one row."""
+"""Bytes of one sum of a file that is read as a whole."""
+
+PAGE_BYTES: Final = 1 << 12
+"""Bytes of one sum of a mapped file: what the system reads at least, for a row or two."""
 
 Sums: TypeAlias = NDArray[np.uint64]
 """(B,) uint64: the sums of a file's blocks; the last block may be shorter."""
@@ -49,24 +52,31 @@ class FileSum(NamedTuple):
     checksum: int
 
 
-def sum_blocks(octets: NDArray[np.uint8]) -> Sums:
+def sum_blocks(octets: NDArray[np.uint8], block_bytes: int = BLOCK_BYTES) -> Sums:
     """Return the sums of (N,) bytes that begin at a block."""
-    whole = len(octets) // BLOCK_BYTES * BLOCK_BYTES
-    words = octets[:whole].view("<u8").reshape(-1, BLOCK_BYTES // _WORD)
-    sums: Sums = np.einsum("bw,w->b", words, _WEIGHTS)
+    whole = len(octets) // block_bytes * block_bytes
+    weights = _WEIGHTS[: block_bytes // _WORD]
+    words = octets[:whole].view("<u8").reshape(-1, len(weights))
+    sums: Sums = np.einsum("bw,w->b", words, weights)
     if whole == len(octets):
         return sums
-    last = np.zeros(BLOCK_BYTES, np.uint8)
+    last = np.zeros(block_bytes, np.uint8)
     last[: len(octets) - whole] = octets[whole:]
-    return np.append(sums, np.einsum("w,w->", last.view("<u8"), _WEIGHTS))
+    return np.append(sums, np.einsum("w,w->", last.view("<u8"), weights))
 
 
-def sum_blocks_of_file(path: str, progress: Callable[[int], object] = lambda _: None) -> Sums:
+def sum_blocks_of_file(
+    path: str,
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> Sums:
     """Return the sums of a file's blocks.
 
     Args:
         path: of the file.
         progress: called with the number of bytes read since the last call.
+        block_bytes: of a block, `BLOCK_BYTES` or `PAGE_BYTES`.
 
     Raises:
         OSError: it cannot be read.
@@ -77,7 +87,7 @@ def sum_blocks_of_file(path: str, progress: Callable[[int], object] = lambda _: 
         while count := file.readinto(
             buffer.data
         ):  # a short read is the end of a file of this machine
-            found.append(sum_blocks(buffer[:count]))
+            found.append(sum_blocks(buffer[:count], block_bytes))
             progress(count)
     return np.concatenate(found)
 
@@ -98,11 +108,11 @@ def checksum_of(sums: Sums) -> int:
 
 
 class CheckedFile:
-    """A mapped file whose blocks are checked before their first use. Threads may share it.
+    """A mapped file whose pages are checked before their first use. Threads may share it.
 
     Args:
         path: of the file.
-        sums: of its blocks; None for a file that was just written.
+        sums: of its pages; None for a file that was just written.
 
     Attributes:
         octets: (N,) uint8, mapped; check them before use.
@@ -118,14 +128,14 @@ class CheckedFile:
         with open(path, "rb") as file:
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.octets: Final[Octets] = np.frombuffer(self._mapped, np.uint8)
-        num_blocks = -(-len(self.octets) // BLOCK_BYTES)
-        if sums is not None and len(sums) != num_blocks:
-            raise ValueError(f"{path} has {num_blocks} blocks, not {len(sums)}")
-        self._is_checked = np.full(num_blocks, sums is None)
+        num_pages = -(-len(self.octets) // PAGE_BYTES)
+        if sums is not None and len(sums) != num_pages:
+            raise ValueError(f"{path} has {num_pages} pages, not {len(sums)}")
+        self._is_checked = np.full(num_pages, sums is None)
 
     @property
     def checked_share(self) -> float:
-        """The share of the blocks that have been checked."""
+        """The share of the pages that have been checked."""
         return float(self._is_checked.mean())
 
     def fetch(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
@@ -146,12 +156,8 @@ class CheckedFile:
         Raises:
             SearcherDamageError: they are not as they were written.
         """
-        first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-        waiting = first + np.flatnonzero(~self._is_checked[first:last])
-        if waiting.size == last - first:
-            self._check_blocks(first, last)  # all at once is faster
-        else:
-            self._check_each(waiting)
+        first, last = start // PAGE_BYTES, -(-end // PAGE_BYTES)
+        self._check_pages(first + np.flatnonzero(~self._is_checked[first:last]))
 
     def check_rows(self, numbers: NDArray[np.int64], row_bytes: int) -> None:
         """Fetch some rows of equal length, and check them.
@@ -159,19 +165,14 @@ class CheckedFile:
         Raises:
             SearcherDamageError: they are not as they were written.
         """
-        starts, ends = numbers * row_bytes, (numbers + 1) * row_bytes
-        self.fetch(starts, ends)
-        if self._is_checked.all():
-            return
-        firsts, lasts = starts // BLOCK_BYTES, (ends - 1) // BLOCK_BYTES
+        firsts = numbers * row_bytes // PAGE_BYTES
+        lasts = ((numbers + 1) * row_bytes - 1) // PAGE_BYTES
         most = int((lasts - firsts).max(initial=0))
-        touched = np.unique(
+        pages = np.unique(
             np.concatenate([np.minimum(firsts + more, lasts) for more in range(most + 1)])
         )
-        waiting = touched[~self._is_checked[touched]]
-        begins = waiting * BLOCK_BYTES
-        self.fetch(begins, np.minimum(begins + BLOCK_BYTES, len(self.octets)))
-        self._check_each(waiting)
+        self.fetch(pages * PAGE_BYTES, np.minimum((pages + 1) * PAGE_BYTES, len(self.octets)))
+        self._check_pages(pages[~self._is_checked[pages]])
 
     def check_all(self) -> None:
         """Check the whole file.
@@ -179,21 +180,26 @@ class CheckedFile:
         Raises:
             SearcherDamageError: it is not as it was written.
         """
-        step = 64
-        for first in range(0, len(self._is_checked), step):
-            self.check(first * BLOCK_BYTES, min((first + step) * BLOCK_BYTES, len(self.octets)))
+        for start in range(0, len(self.octets), _READ_BYTES):
+            self.check(start, min(start + _READ_BYTES, len(self.octets)))
 
-    def _check_each(self, blocks: NDArray[np.int64]) -> None:
-        for block in blocks.tolist():
-            self._check_blocks(block, block + 1)
-
-    def _check_blocks(self, first: int, last: int) -> None:
-        if self._sums is None:
+    def _check_pages(self, pages: NDArray[np.int64]) -> None:
+        """Check pages, ascending."""
+        if self._sums is None or not pages.size:
             return
-        found = sum_blocks(self.octets[first * BLOCK_BYTES : last * BLOCK_BYTES])
-        if not np.array_equal(found, self._sums[first:last]):
-            wrong = first + int(np.flatnonzero(found != self._sums[first:last])[0])
-            raise SearcherDamageError(
-                f"{self._path} is damaged at byte {wrong * BLOCK_BYTES} or after it"
-            )
-        self._is_checked[first:last] = True
+        is_wrong = self._sum(pages) != self._sums[pages]
+        if is_wrong.any():
+            place = int(pages[is_wrong][0]) * PAGE_BYTES
+            raise SearcherDamageError(f"{self._path} is damaged at byte {place} or after it")
+        self._is_checked[pages] = True
+
+    def _sum(self, pages: NDArray[np.int64]) -> Sums:
+        first, last = int(pages[0]), int(pages[-1]) + 1
+        if last - first == len(pages):
+            return sum_blocks(self.octets[first * PAGE_BYTES : last * PAGE_BYTES], PAGE_BYTES)
+        num_whole = len(self.octets) // PAGE_BYTES
+        whole = self.octets[: num_whole * PAGE_BYTES].reshape(-1, PAGE_BYTES)
+        sums = sum_blocks(whole[pages[pages < num_whole]].ravel(), PAGE_BYTES)
+        if last <= num_whole:
+            return sums
+        return np.append(sums, sum_blocks(self.octets[num_whole * PAGE_BYTES :], PAGE_BYTES))

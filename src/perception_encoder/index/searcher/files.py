@@ -4,7 +4,7 @@
     _pe/searcher/TOKEN.vectors      float16 (R, E): the index's vectors in the index's order
     _pe/searcher/TOKEN.lists        a faiss IndexIVFRaBitQ of the same rows
     _pe/searcher/TOKEN.coarse.npz   which lists to look at for a query
-    _pe/searcher/TOKEN.sums         checksums of the blocks of the others, one after another
+    _pe/searcher/TOKEN.sums         checksums of the pages of the others, one after another
 
 Data files are written first, under new names; replacing the header commits them.
 """
@@ -25,7 +25,7 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 
 from perception_encoder.atomic import atomic_write
-from perception_encoder.index.checksums import BLOCK_BYTES, Sums, checksum_of, sum_blocks_of_file
+from perception_encoder.index.checksums import PAGE_BYTES, Sums, checksum_of, sum_blocks_of_file
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors
 
 logger = logging.getLogger(__name__)
@@ -111,14 +111,14 @@ class Header:
         return sum(fragment.num_rows for fragment in self.fragments)
 
     @property
-    def num_blocks(self) -> dict[str, int]:
-        """Number of blocks of the data files; each has a checksum."""
-        return {end: -(-size // BLOCK_BYTES) for end, size in self.sizes.items()}
+    def num_pages(self) -> dict[str, int]:
+        """Number of pages of the data files; each has a checksum."""
+        return {end: -(-size // PAGE_BYTES) for end, size in self.sizes.items()}
 
     @property
     def num_bytes(self) -> int:
         """Size of all files except the header."""
-        return sum(self.sizes.values()) + 8 * sum(self.num_blocks.values())
+        return sum(self.sizes.values()) + 8 * sum(self.num_pages.values())
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Self:
@@ -210,7 +210,9 @@ class SearcherFolder:
         with storage_errors(self._path):
             names = sorted(os.listdir(self._path))
             ends = [name.removeprefix(f"{token}.") for name in names if name.startswith(token)]
-            sums = np.concatenate([sum_blocks_of_file(self.path(token, end)) for end in ends])
+            sums = np.concatenate(
+                [sum_blocks_of_file(self.path(token, end), block_bytes=PAGE_BYTES) for end in ends]
+            )
             sums.astype("<u8").tofile(self.path(token, _SUMS))
             for end in (*ends, _SUMS):
                 _sync(self.path(token, end))
@@ -218,7 +220,7 @@ class SearcherFolder:
         return dataclasses.replace(header, sizes=sizes, sums=checksum_of(sums))
 
     def sums(self, header: Header) -> dict[str, Sums]:
-        """Return the checksums of the data files' blocks, by suffix.
+        """Return the checksums of the data files' pages, by suffix.
 
         Raises:
             OSError, ValueError: they are gone or damaged.
@@ -227,7 +229,7 @@ class SearcherFolder:
         sums = np.fromfile(path, "<u8").astype(np.uint64)
         if checksum_of(sums) != header.sums:
             raise ValueError(f"{path} is damaged")
-        counts = header.num_blocks
+        counts = header.num_pages
         parts = np.split(sums, np.cumsum(list(counts.values())))
         return dict(zip(counts, parts, strict=False))
 
