@@ -52,6 +52,7 @@ def test_it_looks_at_a_part_of_the_index_only(index: Index) -> None:
     assert header is not None
     assert [tuning.k for tuning in header.tuning] == [10, 100]
     assert header.tuning[0].probes < header.num_lists / 4
+    assert all(one.k <= one.candidates < NUM_ROWS / 10 for one in header.tuning)
     anywhere = np.random.default_rng(0).standard_normal((50, EMBED_DIM))  # between the lists
     anywhere /= np.linalg.norm(anywhere, axis=1, keepdims=True)
     assert recall(index, anywhere.astype(np.float32), 10) < 1

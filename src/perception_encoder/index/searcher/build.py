@@ -3,8 +3,8 @@
 A small index needs none, a larger one a copy of its vectors for exact search, and a large one lists
 for approximate search. An interruption at any point leaves the previous searcher.
 
-How many lists a query must search, and how many rows of them are worth a second look, is measured,
-see `recall`.
+Which lists a query must search, how many, and how many rows of them are worth a second look, is
+measured, see `recall`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from perception_encoder.index.searcher.recall import TARGET, RecallSample, split
 from perception_encoder.index.searcher.searcher import Searcher
 from perception_encoder.index.searcher.train import (
     ListFiller,
+    TrainedLists,
     choose_num_lists,
     choose_sample,
     copy_vectors,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _STEP: Final = 1.15  # from one number of lists to the next
 _WORTHWHILE: Final = 0.25  # share of the lists; searching more is no faster than a scan
+_REACHES: Final = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # see `TrainedLists.coarse`
 _MOST_CANDIDATES: Final = 4096
 _CODES_OF_CANDIDATE: Final = 150  # that are compared in the time of scoring a candidate again
 
@@ -58,7 +60,25 @@ Propose: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
 
 
 class ListTuning(RecallSample):
-    """Chooses how many lists are searched, and how many rows of them are scored again."""
+    """Chooses which lists are searched, how many, and how many rows of them are scored again."""
+
+    def choose_lists(self, trained: TrainedLists, list_of: NDArray[np.int32]) -> CoarseSearch:
+        """Return the choice of lists with which the fewest codes are compared.
+
+        Args:
+            trained: the lists.
+            list_of: (R,) the list of every row; -1 for a deleted one.
+        """
+        best = [rows[: RESULT_COUNTS[0]] for rows in self.truth()]
+        if min(map(len, best)) < RESULT_COUNTS[0]:
+            return trained.coarse(0)  # too few rows to measure
+        sizes = np.bincount(list_of[list_of >= 0], minlength=len(trained.centers))
+
+        def count_codes(coarse: CoarseSearch) -> int:
+            order = self._order_lists(coarse)
+            return int(sizes[order[:, : self._least_lists(order, list_of, best)]].sum())
+
+        return min((trained.coarse(weight) for weight in _REACHES), key=count_codes)
 
     def tune(
         self, coarse: CoarseSearch, list_of: NDArray[np.int32], propose: Propose
@@ -73,26 +93,31 @@ class ListTuning(RecallSample):
         truth = self.truth()
         if min(map(len, truth)) < max(RESULT_COUNTS):
             return ()  # too few rows to measure
+        order = self._order_lists(coarse)
         tunings = []
         for k in RESULT_COUNTS:
             best = [rows[:k] for rows in truth]
-            least = self._lower_bound(coarse, list_of, best)
+            least = self._least_lists(order, list_of, best)
             tuning = self._cheapest(best, least, len(coarse.centers), len(list_of), propose)
             if tuning is None:
                 break
             tunings.append(tuning)
         return tuple(tunings)
 
-    def _lower_bound(
-        self, coarse: CoarseSearch, list_of: NDArray[np.int32], best: list[RowPositions]
+    def _order_lists(self, coarse: CoarseSearch) -> NDArray[np.int64]:
+        """Return (Q, num_lists): all lists in the order of `CoarseSearch.nearest`."""
+        scores = self.queries @ coarse.centers.T + coarse.reach
+        return np.argsort(-scores, axis=1)
+
+    def _least_lists(
+        self, order: NDArray[np.int64], list_of: NDArray[np.int32], best: list[RowPositions]
     ) -> int:
         """Return how many lists hold enough of the true rows, ignoring the loss of codes."""
         shares = []
-        for query, rows in zip(self.queries, best, strict=True):
-            order = coarse.nearest(query, len(coarse.centers))
-            rank = np.empty(len(order), np.int64)
-            rank[order] = np.arange(len(order))
-            shares.append(np.bincount(rank[list_of[rows]], minlength=len(order)) / len(rows))
+        rank = np.empty(order.shape[1], np.int64)
+        for lists, rows in zip(order, best, strict=True):
+            rank[lists] = np.arange(len(lists))
+            shares.append(np.bincount(rank[list_of[rows]], minlength=len(lists)) / len(rows))
         curves = [np.mean(part, axis=0).cumsum() for part in split_kinds(shares)]
         return 1 + int(np.argmax(np.minimum(*curves) >= TARGET))
 
@@ -224,13 +249,14 @@ def _add_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
             filler.add(rows, numbers)
             calibration.add(rows, numbers)
     filler.write(folder.path(header.token, "lists"))
-    trained.coarse.save(folder.path(header.token, "coarse"))
     logger.info("%s: filled the lists in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
+    coarse = calibration.choose_lists(trained, filler.list_of)
+    coarse.save(folder.path(header.token, "coarse"))
     header = dataclasses.replace(header, num_lists=len(trained.centers))
     lists = Searcher(folder, header).lists
     assert lists is not None  # they were just written
-    tuning = calibration.tune(trained.coarse, filler.list_of, _batch_search(lists))
+    tuning = calibration.tune(coarse, filler.list_of, _batch_search(lists))
     logger.info("%s: measured %s in %.1f s", vectors, tuning, time.monotonic() - started)
     if not tuning:
         folder.discard(header.token, ("lists", "coarse"))

@@ -2,8 +2,9 @@
 
 The scan looks at every row of a float16 matrix in a mapped file. Lists are approximate: each
 gathers the rows around a center, as codes of one bit per number (faiss's IndexIVFRaBitQ). Lists
-are chosen among fewer dimensions, those in which the vectors differ most; comparing all dimensions
-would take most of the time. Scores are rough, and the caller computes them again.
+are chosen by the best score that is likely in each: that of its center, and more where its rows
+are far apart. All centers are compared in fewer dimensions, those in which the vectors differ most,
+and the best of them in all. Scores are rough, and the caller computes them again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from perception_encoder.index.searcher.kernels import (
     RowScanner,
     ScanHits,
     Selector,
+    centers_of,
     find_list,
     make_selector,
     read_mapped_index,
@@ -33,6 +35,7 @@ from perception_encoder.types import Embeddings
 _CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
 _SPARE: Final = 16  # more than k, to find rows within rounding of the last one at once
 _MORE: Final = 8
+_LIKELY: Final = 4  # lists are compared in all dimensions for each that is searched
 
 
 class VectorScan:
@@ -150,33 +153,39 @@ class CoarseSearch:
 
     Attributes:
         projection: (E, d) float32: orthogonal directions.
-        centers: (num_lists, d) float32, unit length.
+        centers: (num_lists, E) float32: means of the lists.
+        outlines: (num_lists, d) float32: the same, projected.
+        reach: (num_lists,) float32: by how much the best row of a list is likely to exceed its
+            center.
     """
 
     projection: NDArray[np.float32]
     centers: NDArray[np.float32]
+    outlines: NDArray[np.float32]
+    reach: NDArray[np.float32]
 
     @classmethod
-    def load(cls, path: str) -> Self:
+    def load(cls, path: str, centers: NDArray[np.float32]) -> Self:
         """Read what `save` wrote; the file has been checked.
 
         Raises:
             OSError: there is no such file.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["projection"], arrays["centers"])
+            return cls(arrays["projection"], centers, arrays["outlines"], arrays["reach"])
 
     def save(self, path: str) -> None:
-        """Write an .npz file to exactly this path."""
+        """Write an .npz file to exactly this path, without the centers, which the lists have."""
         with open(path, "wb") as file:
-            np.savez(file, projection=self.projection, centers=self.centers)
+            np.savez(file, projection=self.projection, outlines=self.outlines, reach=self.reach)
 
     def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
-        """Return the numbers of the lists with the nearest centers, best first."""
-        scores = product(self.centers, product(self.projection.T, query))
-        probes = min(probes, len(scores))
-        nearest = np.argpartition(-scores, probes - 1)[:probes]
-        return nearest[np.argsort(-scores[nearest])].astype(np.int64)
+        """Return the numbers of the lists that are likely to hold the best rows, best first."""
+        scores = product(self.outlines, product(self.projection.T, query)) + self.reach
+        likely = _largest(scores, _LIKELY * probes)
+        scores = product(self.centers[likely], query) + self.reach[likely]
+        best = _largest(scores, probes)
+        return likely[best[np.argsort(-scores[best])]]
 
 
 class Lists:
@@ -185,7 +194,7 @@ class Lists:
     Args:
         file: written by `ListFiller`.
         start: where the lists begin in it; 0 if that is not known yet.
-        coarse: chooses lists.
+        coarse: the file by which lists are chosen.
         num_rows: the number of rows that the searcher covers.
 
     Raises:
@@ -193,14 +202,14 @@ class Lists:
         ValueError: it belongs to another index.
     """
 
-    def __init__(self, file: CheckedFile, start: int, coarse: CoarseSearch, num_rows: int) -> None:
-        self._coarse = coarse
+    def __init__(self, file: CheckedFile, start: int, coarse: str, num_rows: int) -> None:
         self._file = file
         file.check(0, start)
         self._index = index = read_mapped_index(file.octets)
+        self._coarse = CoarseSearch.load(coarse, centers_of(index))
         self._is_checked = np.zeros(index.nlist, np.bool_)
         found = (index.d, index.nlist)
-        expected = (coarse.projection.shape[0], len(coarse.centers))
+        expected = (self._coarse.projection.shape[0], len(self._coarse.outlines))
         self._num_threads = _count_threads()
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
         if found != expected or index.ntotal > num_rows:
@@ -257,6 +266,12 @@ class Lists:
 
     def _find(self, number: int) -> tuple[int, int]:
         return find_list(self._index, number, self._file.octets)
+
+
+def _largest(scores: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+    """Return the places of the largest scores, in no order."""
+    number = min(number, len(scores))
+    return np.argpartition(-scores, number - 1)[:number].astype(np.int64)
 
 
 def to_float32(halves: NDArray[np.float16]) -> Embeddings:

@@ -105,6 +105,15 @@ def read_mapped_index(octets: NDArray[np.uint8]) -> Any:
         raise ValueError(f"the lists cannot be read: {err}") from err
 
 
+def centers_of(index: Any) -> NDArray[np.float32]:
+    """Return the centers of the lists, (num_lists, E), where the index has them."""
+    import faiss
+
+    flat: Any = faiss.downcast_index(index.quantizer)
+    centers: NDArray[np.float32] = faiss.rev_swig_ptr(flat.get_xb(), index.nlist * index.d)
+    return centers.reshape(index.nlist, index.d)
+
+
 def find_list(index: Any, number: int, octets: NDArray[np.uint8]) -> tuple[int, int]:
     """Return where the codes of a list begin in the mapped file, and where its ids end."""
     lists = index.invlists

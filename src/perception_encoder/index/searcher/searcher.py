@@ -17,7 +17,6 @@ import numpy as np
 from perception_encoder.index.checksums import CheckedFile, SearcherDamageError
 from perception_encoder.index.exact import SLACK, product
 from perception_encoder.index.searcher.candidates import (
-    CoarseSearch,
     Lists,
     MappedVectors,
     keep_promising,
@@ -60,7 +59,7 @@ class Searcher:
     def _open_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
         self.files["coarse"], self.files["lists"] = opened("coarse"), opened("lists")
         self.files["coarse"].check_all()
-        coarse = CoarseSearch.load(folder.path(self.header.token, "coarse"))
+        coarse = folder.path(self.header.token, "coarse")
         return Lists(self.files["lists"], self.header.lists_start, coarse, self.header.num_rows)
 
     def tuning(self, k: int) -> Tuning | None:

@@ -127,14 +127,27 @@ class TrainedLists:
     """Lists trained with a sample.
 
     Attributes:
-        coarse: chooses lists.
+        projection: (E, d) float32: orthogonal directions.
+        directions: (num_lists, d) float32, unit length: a row belongs to the nearest.
         centers: (num_lists, E) float32: means of the lists; codes are relative to them.
         mean: (E,) float32 of all rows.
     """
 
-    coarse: CoarseSearch
+    projection: NDArray[np.float32]
+    directions: NDArray[np.float32]
     centers: Embeddings
     mean: NDArray[np.float32]
+
+    def coarse(self, weight: float) -> CoarseSearch:
+        """Return the choice of lists.
+
+        Args:
+            weight: by how much the best row of a list exceeds its center, as a share of the rows'
+                distance from it. For unit vectors that is √(1 - |center|²).
+        """
+        spread = np.sqrt(np.maximum(1 - (self.centers**2).sum(axis=1), 0))
+        outlines = self.centers @ self.projection
+        return CoarseSearch(self.projection, self.centers, outlines, weight * spread)
 
 
 def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
@@ -147,24 +160,23 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
     embed_dim = sample.shape[1]
     num_directions = min(embed_dim, max(_MIN_DIRECTIONS, embed_dim // _DIRECTIONS_SHARE))
     some = sample[:: -(-len(sample) // _MOMENT_ROWS)].astype(np.float32)
-    directions = np.linalg.eigh(some.T @ some)[1]  # in ascending order of importance
-    projection = np.ascontiguousarray(directions[:, ::-1][:, :num_directions], np.float32)
+    found = np.linalg.eigh(some.T @ some)[1]  # in ascending order of importance
+    projection = np.ascontiguousarray(found[:, ::-1][:, :num_directions], np.float32)
     projected = np.concatenate(
         [sample[i : i + _MOMENT_ROWS] @ projection for i in range(0, len(sample), _MOMENT_ROWS)]
     )
-    centers = find_centers(
+    directions = find_centers(
         projected,
         num_lists,
         rounds=_ROUNDS,
         seed=_SEED,
         find_nearest=lambda rows, centers: CenterSearch(centers).nearest(rows),
     )
-    coarse = CoarseSearch(projection, centers)
-    lists = CenterSearch(coarse.centers).nearest(projected)
-    means = _means(sample, lists, num_lists)
-    empty = ~np.any(means, axis=1)
-    means[empty] = centers[empty] @ projection.T
-    return TrainedLists(coarse, means, some.mean(axis=0))
+    lists = CenterSearch(directions).nearest(projected)
+    centers = _means(sample, lists, num_lists)
+    empty = ~np.any(centers, axis=1)
+    centers[empty] = directions[empty] @ projection.T
+    return TrainedLists(projection, directions, centers, some.mean(axis=0))
 
 
 class ListFiller:
@@ -179,8 +191,8 @@ class ListFiller:
         import faiss
 
         num_lists, embed_dim = trained.centers.shape
-        self._projection = trained.coarse.projection
-        self._centers = CenterSearch(trained.coarse.centers)
+        self._projection = trained.projection
+        self._centers = CenterSearch(trained.directions)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
         self._quantizer.add(trained.centers)
         self._index: Any = faiss.IndexIVFRaBitQ(
