@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 HEX_DIGITS: Final = 32
 """Of a digest; longer ones (SHA-256) are truncated. Two agree by chance in one of 10^19 indexes of
 ten million rows."""
-
-_MAX_RECENT: Final = 1 << 16
-_LARGE_SHARE: Final = 1 / 8  # of the stored digests: adding more sorts all again
 
 _VALUES: Final = np.zeros(256, np.uint8)  # of hex digits by their character
 _VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -64,20 +61,74 @@ def _digests(characters: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return octets.reshape(-1, 16).view(">u8").astype(np.uint64)
 
 
+class _SortedDigests(NamedTuple):
+    """Digests in ascending order, each once.
+
+    Attributes:
+        high: (R,) uint64, the high halves.
+        low: (R,) uint64, the low halves.
+        numbers: (R,) int64, the number of each.
+    """
+
+    high: NDArray[np.uint64]
+    low: NDArray[np.uint64]
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, high: NDArray[np.uint64], low: NDArray[np.uint64], numbers: NDArray[np.int64]
+    ) -> Self:
+        """Sort digests; of equal ones the last is kept."""
+        order = np.argsort(high, kind="stable")  # what is sorted in parts is only merged
+        high, low, numbers = high[order], low[order], numbers[order]
+        is_tied = high[1:] == high[:-1]
+        if (is_tied & (low[1:] != low[:-1])).any():
+            order = np.lexsort((low, high))
+            high, low, numbers = high[order], low[order], numbers[order]
+            is_tied = high[1:] == high[:-1]
+        is_last = np.ones(len(high), np.bool_)
+        is_last[:-1] = ~(is_tied & (low[1:] == low[:-1]))
+        return cls(high[is_last], low[is_last], numbers[is_last])
+
+    def find(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the number of each of the (Q, 2) digests as (Q,) int64, -1 if there is none."""
+        found = np.full(len(digests), -1, np.int64)
+        if len(self.high) == 0:
+            return found
+        first = np.searchsorted(self.high, digests[:, 0])
+        waiting = np.arange(len(digests))
+        while waiting.size:  # more than once only for digests with equal high halves
+            place = first[waiting]
+            inside = place < len(self.high)
+            waiting, place = waiting[inside], place[inside]
+            same_high = self.high[place] == digests[waiting, 0]
+            waiting, place = waiting[same_high], place[same_high]
+            equal = self.low[place] == digests[waiting, 1]
+            found[waiting[equal]] = self.numbers[place[equal]]
+            waiting = waiting[~equal]
+            first[waiting] += 1
+        return found
+
+
 class DigestMap:
     """Maps digests to numbers; of two numbers of a digest the later wins.
 
+    Digests are in sorted parts, each at least twice as large as the next: adding sorts few of them
+    again, and finding looks into few parts.
+
     It is not safe to add and find at the same time from several threads.
+
+    Args:
+        max_recent: so many of the last digests are not sorted yet.
     """
 
-    def __init__(self) -> None:
-        self._keys = np.empty((0, 2), np.uint64)  # sorted by the high half
-        self._numbers = np.empty(0, np.int64)
+    def __init__(self, max_recent: int = 1 << 16) -> None:
+        self._max_recent = max_recent
+        self._parts: list[_SortedDigests] = []  # the oldest and largest first
         self._recent: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
-        self._merge()
-        return len(self._keys)
+        return len(self.numbers())
 
     def add(self, digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
         """Add numbers.
@@ -86,18 +137,21 @@ class DigestMap:
             digests: (R, 2) uint64, from `digests_of`.
             numbers: (R,) int64, at least 0.
         """
-        if len(digests) > min(_MAX_RECENT, _LARGE_SHARE * len(self._keys)):
-            self._merge()
+        if len(digests) > self._max_recent:
+            self._store_recent()
             self._store(digests, numbers)
             return
         keys = map(tuple, digests.tolist())
         self._recent.update(zip(keys, numbers.tolist(), strict=True))
-        if len(self._recent) > _MAX_RECENT:
-            self._merge()
+        if len(self._recent) > self._max_recent:
+            self._store_recent()
 
     def find(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the number of each of the (Q, 2) digests as (Q,) int64, -1 if there is none."""
-        found = self._find_stored(digests)
+        found = np.full(len(digests), -1, np.int64)
+        for part in self._parts:
+            later = part.find(digests)
+            found = np.where(later >= 0, later, found)
         if self._recent:
             for place, key in enumerate(map(tuple, digests.tolist())):
                 number = self._recent.get(key)
@@ -107,28 +161,12 @@ class DigestMap:
 
     def numbers(self) -> NDArray[np.int64]:
         """Return all numbers, in no particular order."""
-        self._merge()
-        return self._numbers
+        self._store_recent()
+        while len(self._parts) > 1:
+            self._join_last()
+        return self._parts[0].numbers if self._parts else np.empty(0, np.int64)
 
-    def _find_stored(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
-        found = np.full(len(digests), -1, np.int64)
-        if len(self._keys) == 0:
-            return found
-        first = np.searchsorted(self._keys[:, 0], digests[:, 0])
-        waiting = np.arange(len(digests))
-        while waiting.size:  # more than once only for digests with equal high halves
-            place = first[waiting]
-            inside = place < len(self._keys)
-            waiting, place = waiting[inside], place[inside]
-            same_high = self._keys[place, 0] == digests[waiting, 0]
-            waiting, place = waiting[same_high], place[same_high]
-            equal = self._keys[place, 1] == digests[waiting, 1]
-            found[waiting[equal]] = self._numbers[place[equal]]
-            waiting = waiting[~equal]
-            first[waiting] += 1
-        return found
-
-    def _merge(self) -> None:
+    def _store_recent(self) -> None:
         if self._recent:
             digests = np.array(list(self._recent), np.uint64).reshape(-1, 2)
             numbers = np.fromiter(self._recent.values(), np.int64, len(self._recent))
@@ -136,13 +174,18 @@ class DigestMap:
             self._store(digests, numbers)
 
     def _store(self, digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
-        keys = np.concatenate([self._keys, digests])
-        values = np.concatenate([self._numbers, numbers])
-        order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: of equals the later comes last
-        keys, values = keys[order], values[order]
-        is_last = np.ones(len(keys), np.bool_)
-        is_last[:-1] = (keys[1:] != keys[:-1]).any(axis=1)
-        self._keys, self._numbers = keys[is_last], values[is_last]
+        self._parts.append(_SortedDigests.of(digests[:, 0], digests[:, 1], numbers))
+        while len(self._parts) > 1 and len(self._parts[-2].high) < 2 * len(self._parts[-1].high):
+            self._join_last()
+
+    def _join_last(self) -> None:
+        later, earlier = self._parts.pop(), self._parts.pop()
+        joined = _SortedDigests.of(
+            np.concatenate([earlier.high, later.high]),
+            np.concatenate([earlier.low, later.low]),
+            np.concatenate([earlier.numbers, later.numbers]),
+        )
+        self._parts.append(joined)
 
 
 class RowLocation(NamedTuple):
