@@ -89,17 +89,22 @@ class CellDivider:
 
     def _cells(self, members: Numbers, seed: int) -> Iterator[Numbers]:
         """Divide images into cells of about `_CELL_SIZE`; those near a border are in several."""
-        parts = [
-            (numbers[cells].astype(np.int64) << _PLACE_BITS) | places
-            for region, centers, numbers in self._regions(members, seed)
-            for places, cells in self._assign(region, centers)
-        ]
-        # One number for a cell and an image in it: sorted, the images of a cell are ascending.
-        entries = np.concatenate(parts)
-        parts.clear()
+        entries = np.empty(2 * len(members), np.int64)
+        num_entries = 0
+        for region, centers, numbers in self._regions(members, seed):
+            for places, cells in self._assign(region, centers):
+                end = num_entries + len(places)
+                if end > len(entries):
+                    entries.resize(end + len(members), refcheck=False)  # in place, not a copy
+                # One number for a cell and an image in it: sorted, a cell's images are ascending.
+                entries[num_entries:end] = (numbers[cells] << _PLACE_BITS) | places
+                num_entries = end
+        entries = entries[:num_entries]
         entries.sort()
-        borders = np.flatnonzero(np.diff(entries >> _PLACE_BITS)) + 1
-        for cell in np.split(entries, borders):
+        last = int(entries[-1] >> _PLACE_BITS) if num_entries else 0
+        for cell in np.split(
+            entries, np.searchsorted(entries, np.arange(1, last + 1) << _PLACE_BITS)
+        ):
             if len(cell) > 1:
                 yield cell & ((1 << _PLACE_BITS) - 1)
 

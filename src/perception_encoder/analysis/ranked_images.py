@@ -197,6 +197,7 @@ def rank_images(
         columns = [batch[name].cast(schema.field(name).type) for name in names]
         batches.append(pa.record_batch(columns, schema=schema))
     columns = pa.Table.from_batches(batches, schema)
+    batches.clear()  # the ranked columns are a copy
     order = _order(columns, keep)
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.arange(len(order))
