@@ -20,6 +20,7 @@ from index.searcher.searcher_indexes import (
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, VectorDtype
 from perception_encoder.index.searcher.candidates import to_float32
+from perception_encoder.index.searcher.searcher import Searchers
 
 
 @pytest.mark.parametrize("vector_dtype", ["float16", "float32"])
@@ -203,3 +204,25 @@ def test_every_finite_half_float_becomes_the_same_float32():
     assert floats.dtype == np.float32
     np.testing.assert_array_equal(floats.ravel(), finite.astype(np.float32))
     assert np.array_equal(np.signbit(floats.ravel()), np.signbit(finite))
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_a_condition_that_few_rows_meet_reads_only_their_pages(tmp_path: Path, k: int) -> None:
+    index = make_index(tmp_path / "t", clustered(6000, 24))
+    build(index, COPY)
+    chosen = ", ".join(f"'p{number:05}'" for number in range(7, 6000, 250))
+    where = f"uri IN ({chosen})"
+    for query in clustered(4, 24, seed=1):
+        found = told(index.search(query[None], k=k, where=where)[0])
+        assert len(found) == min(k, 24)
+        assert found == by_definition(index, query, k, where=where)
+        threshold = found[len(found) // 2][1]
+        above = told(index.search(query[None], k=k, threshold=threshold, where=where)[0])
+        assert above == [one for one in found if one[1] >= threshold]
+    fresh = Searchers(index.path).current()
+    assert fresh is not None
+    mask = np.zeros(6000, np.bool_)
+    mask[[3, 5000]] = True
+    (hits,) = fresh.propose_exact(clustered(1, 24, seed=1), 5, None, mask)
+    assert sorted(hits.numbers) == [3, 5000]
+    assert fresh.files["vectors"].checked_share == pytest.approx(2 / 71, rel=0.05)

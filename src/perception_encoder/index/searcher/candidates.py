@@ -35,6 +35,9 @@ from perception_encoder.types import Embeddings
 _CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
 _SPARE: Final = 16  # more than k, to find rows within rounding of the last one at once
 _MORE: Final = 8
+_RARE: Final = 128  # of so many rows one takes part: reading it takes no longer than passing them
+_READ_ROWS: Final = 4096
+_MOST_SCORES: Final = 1 << 24
 _LIKELY: Final = 4  # lists are compared in all dimensions for each that is searched
 
 
@@ -122,9 +125,6 @@ class VectorScan:
 class MappedVectors:
     """The matrix, (R, E) float16, of a mapped file.
 
-    Attributes:
-        scan: of the matrix.
-
     Raises:
         ValueError: the file has another size.
     """
@@ -135,7 +135,29 @@ class MappedVectors:
         self.matrix: Final[NDArray[np.float16]] = file.octets.view(np.float16).reshape(
             num_rows, embed_dim
         )
-        self.scan: Final = VectorScan([self.matrix], file.check)
+        self._scan = VectorScan([self.matrix], file.check)
+
+    def propose(
+        self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None, slack: float
+    ) -> list[ScanHits]:
+        """Return all rows that may be among the best k of each query, see `VectorScan.propose`.
+
+        Where few rows take part, only their pages are read.
+        """
+        count = len(self.matrix) if mask is None else int(np.count_nonzero(mask))
+        if mask is None or count * _RARE > len(mask) or count * len(queries) > _MOST_SCORES:
+            return self._scan.propose(queries, k, threshold, mask, slack)
+        numbers = np.flatnonzero(mask)
+        scores = np.empty((len(queries), count), np.float32)
+        for start in range(0, count, _READ_ROWS):
+            vectors = self.rows(numbers[start : start + _READ_ROWS])
+            for row, query in zip(scores, queries, strict=True):
+                row[start : start + len(vectors)] = product(vectors, query)
+        orders = np.argsort(-scores, axis=1, kind="stable")
+        return [
+            keep_promising(ScanHits(row[order], numbers[order]), k, threshold, slack)
+            for row, order in zip(scores, orders, strict=True)
+        ]
 
     def rows(self, numbers: RowPositions) -> Embeddings:
         """Return some rows as (N, E) float32.

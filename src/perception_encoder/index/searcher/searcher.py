@@ -71,7 +71,7 @@ class Searcher:
         self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
     ) -> list[ScanHits]:
         """Propose all rows that may be among the best k, see `VectorScan.propose`."""
-        return self._vectors.scan.propose(queries, k, threshold, mask, self.slack)
+        return self._vectors.propose(queries, k, threshold, mask, self.slack)
 
     def propose_approximate(
         self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
