@@ -53,6 +53,7 @@ _STEP: Final = 1.15  # from one number of lists to the next
 _WORTHWHILE: Final = 0.25  # share of the lists; searching more is no faster than a scan
 _REACHES: Final = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # see `TrainedLists.coarse`
 _MOST_CANDIDATES: Final = 4096
+_MARGIN: Final = 1.5  # times the candidates that sufficed: codes may err more for other queries
 _CODES_OF_CANDIDATE: Final = 150  # that are compared in the time of scoring a candidate again
 
 Propose: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
@@ -146,10 +147,10 @@ class ListTuning(RecallSample):
             if codes >= lowest:
                 break
             recall = self._recall(best, propose(self.queries, _MOST_CANDIDATES, probes))
-            candidates = 1 + int(np.argmax(recall >= TARGET))
+            candidates = math.ceil(_MARGIN * (1 + int(np.argmax(recall >= TARGET))))
             cost = codes + candidates * _CODES_OF_CANDIDATE
             if recall[-1] >= TARGET and cost < lowest:
-                measured = float(recall[candidates - 1])
+                measured = float(recall[min(candidates, len(recall)) - 1])
                 found, lowest = Tuning(len(best[0]), probes, candidates, measured), cost
             probes = int(probes * _STEP) + 1
         return found
