@@ -152,6 +152,7 @@ def _tsne(
         initialization=begun,
         early_exaggeration_iter=_STEPS[0],
         n_iter=_STEPS[1],
+        n_jobs=-1,  # all cores; the positions stay the same
         callbacks=report,
         callbacks_every_iters=_REPORT_EVERY,
     )
