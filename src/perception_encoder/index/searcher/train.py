@@ -39,6 +39,8 @@ _DIRECTIONS_SHARE: Final = 4  # dimensions per direction
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ROUNDS: Final = 4
+_QUERY_ROWS: Final = 4096
+_FEWEST_QUERIES: Final = 256
 _SEED: Final = 1
 
 
@@ -120,6 +122,17 @@ def choose_sample(rows: RowPositions) -> RowPositions:
     """Choose the rows to train with, in ascending order."""
     number = min(len(rows), SAMPLE_PER_LIST * choose_num_lists(len(rows)), _MAX_SAMPLE)
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
+
+
+def choose_queries(rows: RowPositions, trained: RowPositions) -> RowPositions:
+    """Choose rows to measure with; if possible, none that centers were trained with.
+
+    Those are nearer to centers than others are.
+    """
+    others = np.setdiff1d(rows, trained, assume_unique=True)
+    some = others if len(others) >= _FEWEST_QUERIES else rows
+    number = min(len(some), _QUERY_ROWS)
+    return np.sort(np.random.default_rng(_SEED).choice(some, number, replace=False))
 
 
 @dataclass(frozen=True)
