@@ -106,10 +106,16 @@ def read_mapped_index(octets: NDArray[np.uint8]) -> Any:
 
 
 def centers_of(index: Any) -> NDArray[np.float32]:
-    """Return the centers of the lists, (num_lists, E), where the index has them."""
+    """Return the centers of the lists, (num_lists, E), where the index has them.
+
+    Raises:
+        ValueError: it has none.
+    """
     import faiss
 
     flat: Any = faiss.downcast_index(index.quantizer)
+    if not isinstance(flat, faiss.IndexFlat) or flat.ntotal != index.nlist:
+        raise ValueError("the lists have no centers")
     centers: NDArray[np.float32] = faiss.rev_swig_ptr(flat.get_xb(), index.nlist * index.d)
     return centers.reshape(index.nlist, index.d)
 
