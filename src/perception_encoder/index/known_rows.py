@@ -119,7 +119,7 @@ class DigestMap:
     It is not safe to add and find at the same time from several threads.
 
     Args:
-        max_recent: so many of the last digests are not sorted yet.
+        max_recent: up to this many of the last digests wait unsorted.
     """
 
     def __init__(self, max_recent: int = 1 << 16) -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
-from os.path import dirname
 from typing import Final, Protocol, runtime_checkable
 
 from perception_encoder.atomic import atomic_write
@@ -63,7 +62,9 @@ class SidecarTimes:
         if isinstance(source, FollowingSource):
             return lambda item: item.member is None and source.has_changed_sidecar(item.uri)
         since = lru_cache(16)(partial(self._find, _key_of(source.name)))
-        return lambda item: item.member is None and _is_newer(item, since(dirname(item.uri)))
+        return lambda item: (
+            item.member is None and _is_newer(item, since(os.path.dirname(item.uri)))
+        )
 
     def note(self, sources: Iterable[Source]) -> None:
         """Store that a run over sources has ended. If that fails, the next run reads more."""
@@ -97,7 +98,7 @@ class SidecarTimes:
 
 
 def _is_newer(item: Item, since: int | None) -> bool:
-    """Whether a sidecar of an item was written after a time, or when it cannot be told."""
+    """Whether a sidecar was written after a time, or so near to it that the clock cannot tell."""
     if since is None:
         return False
     if item.is_remote:
