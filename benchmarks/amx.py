@@ -31,7 +31,6 @@ import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._inductor import config as inductor
 
 from benchmarks.amx_graphs import former_file, graph_file
 from benchmarks.random_models import CAPTIONS, clip_vocabulary
@@ -205,9 +204,10 @@ def torch_alone(work: Path, model: str, seconds: float) -> dict[str, Any]:
         return Variant(run, len(batch))
 
     variants = {"torch bf16": variant(graph)}
-    for name, mode in (("Inductor", "default"), ("Inductor, tuned", "max-autotune")):
-        with inductor.patch(freezing=True):  # weights are laid out once, as a server would
-            variants[f"torch bf16, {name}"] = variant(torch.compile(graph, mode=mode))
+    for name, is_tuned in (("Inductor", False), ("Inductor, tuned", True)):
+        # Frozen: weights are laid out once, as a server would.
+        options = {"freezing": True, "max_autotune": is_tuned}
+        variants[f"torch bf16, {name}"] = variant(torch.compile(graph, options=options))
     openvino = opened(graph_file(work, model, "bf16"), pixels)
     operations = image_operations(config.vision, config.embed_dim)
     return in_turns({**variants, "now": openvino}, operations, seconds)
