@@ -7,7 +7,7 @@ import pytest
 from index.searcher.searcher_indexes import clustered
 
 from perception_encoder.index.searcher.candidates import CoarseSearch
-from perception_encoder.index.searcher.train import TrainedLists
+from perception_encoder.index.searcher.train import TrainedLists, choose_queries, choose_sample
 
 
 def trained(num_lists: int, width: int, num_directions: int) -> TrainedLists:
@@ -48,3 +48,13 @@ def test_few_directions_find_nearly_the_same_lists(tmp_path: Path):
     found.save(str(tmp_path / "coarse"))
     again = CoarseSearch.load(str(tmp_path / "coarse"), found.centers)
     assert again.nearest(queries[0], 20).tolist() == found.nearest(queries[0], 20).tolist()
+
+
+def test_recall_is_measured_with_rows_that_centers_were_not_trained_with():
+    rows = np.arange(5, 3005)
+    trained_with = choose_sample(rows)[:1000]
+    found = choose_queries(rows, trained_with)
+    assert len(found) == 2000
+    assert not np.isin(found, trained_with).any()
+    assert np.isin(found, rows).all()
+    assert np.array_equal(choose_queries(rows, rows), rows)  # of few rows all were trained with
