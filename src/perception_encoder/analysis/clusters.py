@@ -1,8 +1,8 @@
 """Clusters of an index: groups of images that look alike.
 
 Every image belongs to the cluster whose center is nearest. Centers are learned from a sample of at
-most `SAMPLE_BYTES`; then one pass over the index assigns the images, which takes about 300 bytes an image
-(for 64 clusters, a million embeddings of E = 1024 take 130 GFLOP).
+most `SAMPLE_BYTES`; then one pass over the index assigns the images, which takes about 300 bytes an
+image (for 64 clusters, a million embeddings of E = 1024 take 130 GFLOP).
 """
 
 from __future__ import annotations
